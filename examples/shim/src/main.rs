@@ -1,0 +1,3 @@
+//! Part of Estiba.
+
+fn main() {}
