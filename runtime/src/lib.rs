@@ -1,1 +1,22 @@
 #![doc = include_str!("../README.md")]
+
+mod bundle;
+mod error;
+mod exit;
+mod features;
+mod id;
+pub mod mount;
+mod native;
+mod runtime;
+mod state;
+mod sys;
+
+pub use bundle::{Bundle, Root};
+pub use error::{Error, Result};
+pub use exit::{ExitStatus, wait};
+pub use features::Features;
+pub use id::ContainerId;
+pub use native::Native;
+pub use oci_spec;
+pub use runtime::{CreateOptions, Created, DeleteMode, Keyring, KillTarget, RootSwitch, Runtime, Stdio};
+pub use state::{State, Status};

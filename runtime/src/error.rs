@@ -1,0 +1,221 @@
+//! What can go wrong.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::{ContainerId, Status};
+
+/// The result of this crate's operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of another crate, kept as a source and never named.
+type Opaque = Box<dyn std::error::Error + Send + Sync>;
+
+/// What went wrong, on this level; [`std::error::Error::source`] leads to the level below.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The name breaks the rules of [`ContainerId`].
+    #[error("invalid container id {id:?}: want [A-Za-z0-9_+-][A-Za-z0-9_+.-]*, at most 1024 bytes")]
+    InvalidId {
+        /// The name, shortened.
+        id: String,
+    },
+    /// An operation on a file of the host failed.
+    #[error("cannot {operation} {}", path.display())]
+    Io {
+        /// What was to be done, as a verb.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A system call that is about no file failed.
+    #[error("cannot {operation}")]
+    System {
+        /// What was to be done, as a verb.
+        operation: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The configuration is not the JSON that it should be.
+    #[error("cannot parse {}", path.display())]
+    ParseSpec {
+        /// The file.
+        path: PathBuf,
+        /// The parser's complaint.
+        source: Opaque,
+    },
+    /// The configuration contradicts the specification or itself.
+    #[error("invalid configuration: {field}: {reason}")]
+    InvalidSpec {
+        /// The field, by its path in `config.json`.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The configuration asks for what this runtime does not do.
+    #[error("not supported: {field}: {reason}")]
+    UnsupportedField {
+        /// The field, by its path in `config.json`.
+        field: String,
+        /// What is not supported.
+        reason: String,
+    },
+    /// This runtime does not have the operation.
+    #[error("cannot {operation} container {id}: this runtime does not support it")]
+    Unsupported {
+        /// What was to be done, as a verb.
+        operation: &'static str,
+        /// The container.
+        id: ContainerId,
+    },
+    /// The kernel lacks what is needed.
+    #[error("the kernel lacks {feature}, needed for {purpose}")]
+    Kernel {
+        /// The missing feature, with the version that has it.
+        feature: &'static str,
+        /// What needs it.
+        purpose: String,
+    },
+    /// A container of that name exists.
+    #[error("container {id} already exists")]
+    AlreadyExists {
+        /// The container.
+        id: ContainerId,
+    },
+    /// There is no such container.
+    #[error("container {id} does not exist")]
+    NotFound {
+        /// The container.
+        id: ContainerId,
+    },
+    /// The container is not in a state for that.
+    #[error("cannot {operation} container {id}: it is {status}")]
+    WrongStatus {
+        /// The container.
+        id: ContainerId,
+        /// What was to be done, as a verb.
+        operation: &'static str,
+        /// How far the container is.
+        status: Status,
+    },
+    /// The container's state file cannot be understood.
+    #[error("cannot parse the state file {}", path.display())]
+    ParseState {
+        /// The file.
+        path: PathBuf,
+        /// The parser's complaint.
+        source: Opaque,
+    },
+    /// A mount on the host, or of a tree that is attached nowhere, failed.
+    #[error("cannot mount {what}: {call} failed")]
+    Mount {
+        /// The mount: its type and source or its target.
+        what: String,
+        /// The system call.
+        call: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A step of the container's process failed before it executed its program.
+    #[error("cannot set up the container: {step}{}{call}", if call.is_empty() { "" } else { ": " })]
+    Setup {
+        /// What was to be done and with what.
+        step: String,
+        /// The system call or the part of the step that failed, if there are several.
+        call: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The container's process ended before it was set up.
+    #[error("the container's process ended before it was set up, with status {status}")]
+    SetupDied {
+        /// The status as a shell would report it.
+        status: i32,
+    },
+    /// The program to execute was not found.
+    #[error("{executable}: executable not found")]
+    ExecutableNotFound {
+        /// The program, as the configuration names it.
+        executable: String,
+        /// Why the last attempt failed.
+        source: io::Error,
+    },
+    /// The program to execute is there but cannot be executed.
+    #[error("{executable}: not executable")]
+    NotExecutable {
+        /// The program, as the configuration names it.
+        executable: String,
+        /// Why it cannot.
+        source: io::Error,
+    },
+    /// A hook could not be run.
+    #[error("cannot run the {kind} hook {}", path.display())]
+    Hook {
+        /// Which hook.
+        kind: &'static str,
+        /// Its program.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A hook ended with a status that is not 0, or did not end in time.
+    #[error("the {kind} hook {} {outcome}", path.display())]
+    HookFailed {
+        /// Which hook.
+        kind: &'static str,
+        /// Its program.
+        path: PathBuf,
+        /// What became of it.
+        outcome: String,
+    },
+    /// Waiting for a process failed.
+    #[error("cannot wait for process {pid}")]
+    Wait {
+        /// The process.
+        pid: i32,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Some of what a container consisted of could not be removed; everything else was.
+    #[error("cannot remove all of container {id}: {}", list(failures))]
+    Teardown {
+        /// The container.
+        id: ContainerId,
+        /// Every failure.
+        failures: Vec<Error>,
+    },
+}
+
+impl Error {
+    /// The exit status that a command should end with, as Docker chooses it: 127 for a program that was not found, 126 for one that
+    /// cannot be executed, else 125.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        match self {
+            Self::ExecutableNotFound { .. } => 127,
+            Self::NotExecutable { .. } => 126,
+            _ => 125,
+        }
+    }
+}
+
+/// The failures with their sources, on one line: [`Error::Teardown`] has many and `source()` can give one.
+fn list(failures: &[Error]) -> String {
+    let mut text = String::new();
+    for failure in failures {
+        if !text.is_empty() {
+            text.push_str("; ");
+        }
+        text.push_str(&failure.to_string());
+        let mut source = std::error::Error::source(failure);
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+    }
+    text
+}

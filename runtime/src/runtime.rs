@@ -1,0 +1,134 @@
+//! What an OCI runtime does, whoever does it.
+
+use std::fmt::Debug;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use crate::{Bundle, ContainerId, Error, Result, State};
+
+/// The operations of the
+/// [runtime specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md).
+///
+/// Every call blocks. All methods take `&self`; calls for different containers may run at the same time.
+pub trait Runtime: Debug + Send + Sync {
+    /// Makes the container. Its process exists and waits for [`Runtime::start`].
+    ///
+    /// On failure nothing is left behind.
+    fn create(&self, id: &ContainerId, bundle: &Bundle, options: &CreateOptions<'_>) -> Result<Created>;
+
+    /// Lets the container's process execute its program.
+    fn start(&self, id: &ContainerId) -> Result<()>;
+
+    /// What the specification calls the state of a container.
+    fn state(&self, id: &ContainerId) -> Result<State>;
+
+    /// Sends a signal.
+    fn kill(&self, id: &ContainerId, signal: i32, target: KillTarget) -> Result<()>;
+
+    /// Removes what [`Runtime::create`] made: the process, the cgroup, the state.
+    fn delete(&self, id: &ContainerId, mode: DeleteMode) -> Result<()>;
+
+    /// Stops every process of the container where it stands.
+    fn pause(&self, id: &ContainerId) -> Result<()> {
+        Err(Error::Unsupported { operation: "pause", id: id.clone() })
+    }
+
+    /// Undoes [`Runtime::pause`].
+    fn resume(&self, id: &ContainerId) -> Result<()> {
+        Err(Error::Unsupported { operation: "resume", id: id.clone() })
+    }
+}
+
+/// How a container is to be made, beside what its configuration says.
+#[derive(Debug)]
+pub struct CreateOptions<'a> {
+    /// The standard streams of the container's process.
+    pub stdio: Stdio<'a>,
+    /// Where the cgroup hierarchies are mounted; `None` finds them.
+    pub cgroup_root: Option<PathBuf>,
+    /// Further descriptors for the container's process, which gets them as 3, 4, 5 and so on.
+    pub preserve_fds: &'a [BorrowedFd<'a>],
+    /// Whether the process gets a session keyring of its own.
+    pub keyring: Keyring,
+    /// How the root is switched.
+    pub root_switch: RootSwitch,
+}
+
+impl<'a> CreateOptions<'a> {
+    /// The usual choices, with these standard streams.
+    #[must_use]
+    pub fn new(stdio: Stdio<'a>) -> Self {
+        Self {
+            stdio,
+            cgroup_root: None,
+            preserve_fds: &[],
+            keyring: Keyring::default(),
+            root_switch: RootSwitch::default(),
+        }
+    }
+}
+
+/// The standard streams of a container's process.
+#[derive(Debug, Clone, Copy)]
+pub enum Stdio<'a> {
+    /// These three descriptors.
+    Fds {
+        /// Becomes descriptor 0.
+        stdin: BorrowedFd<'a>,
+        /// Becomes descriptor 1.
+        stdout: BorrowedFd<'a>,
+        /// Becomes descriptor 2.
+        stderr: BorrowedFd<'a>,
+    },
+    /// A pseudo-terminal of the container's own. To be given if and only if `process.terminal` is true.
+    Terminal,
+}
+
+/// A session keyring for the container's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keyring {
+    /// A new one, named after the container, so that the host's keys are out of reach.
+    #[default]
+    New,
+    /// That of the calling process.
+    Inherit,
+}
+
+/// How the container's root takes the place of the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RootSwitch {
+    /// [`pivot_root(2)`](https://man7.org/linux/man-pages/man2/pivot_root.2.html).
+    #[default]
+    Pivot,
+    /// A moved mount and `chroot(2)`: weaker, for a host that itself runs from a ramdisk.
+    Chroot,
+}
+
+/// What [`Runtime::create`] made.
+#[derive(Debug)]
+pub struct Created {
+    /// The process, numbered as the caller sees it.
+    pub pid: i32,
+    /// The same process; see [`crate::wait`].
+    pub pidfd: OwnedFd,
+    /// The controlling side of the terminal, with [`Stdio::Terminal`].
+    pub console: Option<OwnedFd>,
+}
+
+/// Who gets a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KillTarget {
+    /// The container's first process.
+    Init,
+    /// Every process in the container's cgroup.
+    All,
+}
+
+/// What [`Runtime::delete`] does with a container that still runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeleteMode {
+    /// Refuse. One that was created and never started is killed.
+    Stopped,
+    /// Kill it. A container that does not exist is fine, too, and what a crashed `create` left is removed.
+    Force,
+}
