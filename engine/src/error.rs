@@ -1,0 +1,286 @@
+//! What can go wrong, in the words of the one who has to mend it.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::identity::Id;
+
+/// The engine's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the engine. `Display` says this level only; what lies beneath is in
+/// [`source`](std::error::Error::source). [`Error::exit_code`] gives the status that `docker run` would end with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder of the engine's state could not be handled.
+    #[error("cannot {operation} {}", path.display())]
+    Io {
+        /// What was tried (`write`, `lock` …).
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A record on disk is not what this program writes.
+    #[error("{} is damaged; remove the folder that it is in if the container is not needed", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The state was written by a newer version.
+    #[error("{} has format {found}, and this program knows {known}: use a newer one, or another root", path.display())]
+    Version {
+        /// The version file.
+        path: PathBuf,
+        /// What it says.
+        found: String,
+        /// What this program writes.
+        known: u32,
+    },
+    /// No random numbers could be had.
+    #[error("cannot get random numbers for an id")]
+    Random {
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Not root.
+    #[error("running containers needs root for now: try again with sudo")]
+    NotRoot,
+    /// Not a container id.
+    #[error("{id:?} is not a container id (64 hexadecimal digits)")]
+    Id {
+        /// The text.
+        id: String,
+    },
+    /// Not a container name.
+    #[error("{name:?} is not a container name: two or more of [a-zA-Z0-9_.-], the first a letter or digit")]
+    Name {
+        /// The text.
+        name: String,
+    },
+    /// The name is in use.
+    #[error("the name {name:?} is taken by container {owner}: choose another, or remove that container")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Id of the container that has it.
+        owner: String,
+    },
+    /// There is no such container.
+    #[error("there is no container {name:?}")]
+    NoContainer {
+        /// Name or id as it was asked for.
+        name: String,
+    },
+    /// An abbreviated id fits several containers.
+    #[error("{name:?} is the beginning of more than one container's id: give more of it")]
+    Ambiguous {
+        /// The prefix.
+        name: String,
+    },
+    /// The container runs, and what was asked needs it to be stopped.
+    #[error("container {id} is running: stop it first, or force the removal")]
+    StillRunning {
+        /// The container.
+        id: Id,
+    },
+    /// The container is not running.
+    #[error("container {id} is not running")]
+    NotRunning {
+        /// The container.
+        id: Id,
+    },
+    /// Another command is at work on the container.
+    #[error("container {id} is in use by another command: try again when it has ended")]
+    Busy {
+        /// The container.
+        id: Id,
+    },
+    /// Not a network mode.
+    #[error("network {mode:?} is not supported yet: use none or host")]
+    NetworkMode {
+        /// The text.
+        mode: String,
+    },
+    /// Not a bind mount.
+    #[error("the volume {bind:?} is refused: {reason}")]
+    Bind {
+        /// The text.
+        bind: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A value of the request cannot be used.
+    #[error("{field} {value:?} is refused: {reason}")]
+    Request {
+        /// Which.
+        field: &'static str,
+        /// What it was.
+        value: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Neither the image nor the request says what to run.
+    #[error("the image {image} names no command: give one after the image")]
+    NoCommand {
+        /// The image.
+        image: String,
+    },
+    /// The user is not in the image.
+    #[error("the user {user:?} of the image or request is not in the image's /etc/passwd or /etc/group")]
+    NoUser {
+        /// As given.
+        user: String,
+    },
+    /// The image names a volume or option that is not supported.
+    #[error("the OCI configuration for the container could not be built: {field}")]
+    Spec {
+        /// The field.
+        field: &'static str,
+        /// What the builder said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The image's tar of a layer is not the one that the configuration names.
+    #[error("layer {layer} of {image} has content {found}, and the image's configuration says {expected}: get the image again")]
+    DiffId {
+        /// The image.
+        image: String,
+        /// The layer's digest.
+        layer: String,
+        /// What was unpacked.
+        found: String,
+        /// What should have been.
+        expected: String,
+    },
+    /// A layer could not be unpacked.
+    #[error("cannot unpack layer {layer} of {image}")]
+    Unpack {
+        /// The image.
+        image: String,
+        /// The layer's digest.
+        layer: String,
+        /// Why.
+        source: Box<estiba_storage::Error>,
+    },
+    /// The image could not be read.
+    #[error("cannot use the image {image}")]
+    Image {
+        /// The image as asked for.
+        image: String,
+        /// Why.
+        source: Box<estiba_image::Error>,
+    },
+    /// The content store could not be used.
+    #[error("the content store does not work")]
+    Content {
+        /// Why.
+        source: Box<estiba_image::Error>,
+    },
+    /// A snapshot could not be made, found or removed.
+    #[error("cannot {operation} the snapshot {snapshot}")]
+    Snapshot {
+        /// What was tried.
+        operation: &'static str,
+        /// Which snapshot.
+        snapshot: String,
+        /// Why.
+        source: Box<estiba_storage::Error>,
+    },
+    /// The root file system could not be looked into.
+    #[error("cannot look into the root of container {id}")]
+    Root {
+        /// The container.
+        id: Id,
+        /// Why.
+        source: Box<estiba_runtime::Error>,
+    },
+    /// The container's processes or cgroup could not be removed.
+    #[error("cannot remove the processes of container {id}")]
+    Runtime {
+        /// The container.
+        id: Id,
+        /// Why.
+        source: Box<estiba_runtime::Error>,
+    },
+    /// The network could not be attached.
+    #[error("cannot give container {id} its network")]
+    Network {
+        /// The container.
+        id: Id,
+        /// Why.
+        source: Box<estiba_network::Error>,
+    },
+    /// The shim could not be started, or did not do what it was asked.
+    #[error("cannot {operation} container {id}")]
+    Shim {
+        /// What was asked (`create`, `start`, `kill` …).
+        operation: &'static str,
+        /// The container.
+        id: Id,
+        /// Why.
+        source: Box<estiba_shim::Error>,
+    },
+    /// The shim died while the container ran.
+    #[error("the shim of container {id} has died; the container was ended with it, its exit status is lost")]
+    ShimLost {
+        /// The container.
+        id: Id,
+    },
+    /// The blocking part of an operation panicked.
+    #[error("a thread of the engine panicked")]
+    Panicked {
+        /// The thread's report.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Several steps of a clean-up failed; every step was tried.
+    #[error("{} steps of the clean-up of container {id} failed; the first", 1 + rest.len())]
+    CleanUp {
+        /// The container.
+        id: Id,
+        /// The first failure.
+        source: Box<Error>,
+        /// The others.
+        rest: Vec<Error>,
+    },
+}
+
+impl Error {
+    /// The exit status of a `run` that ended with this error, as Docker has it: 127 if the executable was not found,
+    /// 126 if it could not be executed, 125 for all else.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Shim { source, .. } => u8::try_from(source.exit_code()).unwrap_or(125),
+            Self::CleanUp { source, .. } => source.exit_code(),
+            _ => 125,
+        }
+    }
+
+    /// For `map_err` on an operation on a file.
+    pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { operation, path, source }
+    }
+
+    /// For `map_err` on an operation of nix on a file.
+    pub(crate) fn errno(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(nix::errno::Errno) -> Self {
+        let path = path.into();
+        move |errno| Self::Io { operation, path, source: errno.into() }
+    }
+
+    /// Collects the failures of a clean-up in which every step is tried.
+    pub(crate) fn all(id: &Id, failures: Vec<Self>) -> Result<()> {
+        let mut failures = failures.into_iter();
+        match (failures.next(), failures.len()) {
+            (None, _) => Ok(()),
+            (Some(only), 0) => Err(only),
+            (Some(first), _) => {
+                Err(Self::CleanUp { id: id.clone(), source: Box::new(first), rest: failures.collect() })
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Folders of state: locked by flock(2), their files replaced by rename(2).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc::{O_DIRECTORY, O_NOFOLLOW};
+
+use crate::error::{Error, Result};
+
+/// A lock on a folder. It ends with the value, or with the process.
+#[derive(Debug)]
+pub(crate) struct FolderLock {
+    _lock: Flock<File>,
+}
+
+impl FolderLock {
+    /// Waits for the lock.
+    pub(crate) fn wait(path: &Path) -> Result<Self> {
+        Self::take(path, FlockArg::LockExclusive).map_err(Error::io("lock", path))
+    }
+
+    /// Waits for a lock that others may share.
+    pub(crate) fn shared(path: &Path) -> Result<Self> {
+        Self::take(path, FlockArg::LockShared).map_err(Error::io("lock", path))
+    }
+
+    /// Takes the lock if it is free: `None` if somebody has it.
+    pub(crate) fn try_now(path: &Path) -> Result<Option<Self>> {
+        match Self::take(path, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if error.raw_os_error() == Some(Errno::EWOULDBLOCK as i32) => Ok(None),
+            Err(source) => Err(Error::io("lock", path)(source)),
+        }
+    }
+
+    fn take(path: &Path, how: FlockArg) -> io::Result<Self> {
+        let folder = OpenOptions::new().read(true).custom_flags(O_DIRECTORY | O_NOFOLLOW).open(path)?;
+        Ok(Self { _lock: Flock::lock(folder, how).map_err(|(_, errno)| io::Error::from(errno))? })
+    }
+}
+
+/// Whether somebody holds an exclusive flock(2) on the file. A file that is not there is held by nobody.
+pub(crate) fn is_held(path: &Path) -> Result<bool> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => return Err(Error::io("open", path)(source)),
+    };
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_) => Ok(false),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(true),
+        Err((_, errno)) => Err(Error::errno("lock", path)(errno)),
+    }
+}
+
+/// Makes a folder, its parents included, with mode 0700 where it is new.
+pub(crate) fn make(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Error::io("make the folder", path))
+}
+
+/// Whether a written file must survive a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// fsync(2) before the rename: losing it would lose something.
+    Synced,
+    /// The kernel writes it when it likes: after a reboot it would mean nothing, or can be made again.
+    Lazy,
+}
+
+/// Replaces `folder/name` by `bytes`: at any instant a reader finds the old content or the new.
+pub(crate) fn replace(folder: &Path, name: &str, bytes: &[u8], durability: Durability) -> Result<()> {
+    let beside = folder.join(format!(".{name}.new"));
+    let path = folder.join(name);
+    let write = || -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(O_NOFOLLOW)
+            .open(&beside)?;
+        file.write_all(bytes)?;
+        if durability == Durability::Synced {
+            file.sync_data()?;
+        }
+        fs::rename(&beside, &path)
+    };
+    write().map_err(Error::io("write", path.clone()))
+}
+
+/// Removes a folder and all in it; one that is not there is fine. Symbolic links are removed, not followed.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locks_exclude() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = FolderLock::try_now(folder.path()).expect("a try").expect("free");
+        assert!(FolderLock::try_now(folder.path()).expect("a try").is_none());
+        drop(first);
+        assert!(FolderLock::try_now(folder.path()).expect("a try").is_some());
+    }
+
+    #[test]
+    fn replaced_files_are_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for content in ["one", "second and longer", ""] {
+            replace(folder.path(), "file", content.as_bytes(), Durability::Lazy).expect("written");
+            assert_eq!(fs::read_to_string(folder.path().join("file")).expect("read"), content);
+        }
+        assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn a_held_file_is_seen() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("lock");
+        assert!(!is_held(&path).expect("absent"));
+        let lock = Flock::lock(File::create(&path).expect("made"), FlockArg::LockExclusive).expect("locked");
+        assert!(is_held(&path).expect("held"));
+        drop(lock);
+        assert!(!is_held(&path).expect("free"));
+    }
+}

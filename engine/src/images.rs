@@ -1,0 +1,22 @@
+//! Images as the engine speaks of them: a name and the manifest that it stood for.
+
+use oci_spec::image::Descriptor;
+use serde::{Deserialize, Serialize};
+
+/// An image in the engine's content store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// The name that it is known by.
+    pub name: String,
+    /// The manifest for this machine's platform. The content behind a digest never changes.
+    pub manifest: Descriptor,
+}
+
+#[cfg(test)]
+impl Image {
+    /// An image that is nowhere, for tests that only look at requests.
+    pub(crate) fn for_tests() -> Self {
+        let digest: oci_spec::image::Digest = format!("sha256:{}", "0".repeat(64)).parse().expect("a digest");
+        Self { name: "test".to_owned(), manifest: Descriptor::new(oci_spec::image::MediaType::ImageManifest, 2, digest) }
+    }
+}
