@@ -1,0 +1,220 @@
+//! A small process in one [`Place`] that measures one run at a time, on request. Each place has its own, and the harness
+//! asks them in turn, so that contenders of different places alternate within one run.
+//!
+//! A request is one line of JSON on its standard input, and the answer one on its standard output.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use crate::floor::{Floor, Network};
+use crate::place::Place;
+use crate::sys::{self, Program};
+
+/// What a station is asked to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Find a program by its name in the place's `PATH`.
+    Find { program: String },
+    /// Run a program to its end.
+    Run { argv: Vec<String>, start: Start },
+    /// Run the kernel's floor once on a root file system.
+    Floor { rootfs: PathBuf, network: Network },
+    /// Start a program that stays, with its output in a file; the station ends it with itself.
+    Daemon { argv: Vec<String>, log: PathBuf },
+}
+
+/// How a measured process is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Start {
+    /// For time.
+    Spawn,
+    /// For peak memory.
+    Fork,
+}
+
+/// What a station answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Found(Option<PathBuf>),
+    Ran(Sample),
+    Failed(String),
+}
+
+/// One measured run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Sample {
+    pub(crate) wall_us: f64,
+    pub(crate) user_us: f64,
+    pub(crate) system_us: f64,
+    pub(crate) peak_kib: u32,
+    /// Exit status, 128 + n for a signal.
+    pub(crate) status: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// The harness's end of a station.
+#[derive(Debug)]
+pub(crate) struct Station {
+    place: Place,
+    process: Child,
+    requests: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Station {
+    /// Starts this program again as a station.
+    pub(crate) fn start(place: &Place, work: &Path, cgroup: &str) -> io::Result<Self> {
+        let encoded = serde_json::to_string(place)?;
+        let mut process = Command::new(std::env::current_exe()?)
+            .args(["station", &encoded])
+            .arg(work)
+            .arg(cgroup)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (requests, answers) = (process.stdin.take(), process.stdout.take());
+        let answers = BufReader::new(answers.ok_or(io::ErrorKind::BrokenPipe)?);
+        let mut station = Self { place: place.clone(), process, requests, answers };
+        // The first line says whether the place could be entered.
+        match station.answer()? {
+            Answer::Failed(reason) => Err(io::Error::other(reason)),
+            _ => Ok(station),
+        }
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub(crate) fn ask(&mut self, request: &Request) -> io::Result<Answer> {
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        let requests = self.requests.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        requests.write_all(&line)?;
+        self.answer()
+    }
+
+    fn answer(&mut self) -> io::Result<Answer> {
+        let mut line = String::new();
+        if self.answers.read_line(&mut line)? == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the measuring process has ended"));
+        }
+        Ok(serde_json::from_str(&line)?)
+    }
+}
+
+impl Drop for Station {
+    fn drop(&mut self) {
+        // The end of its input is the sign to leave.
+        drop(self.requests.take());
+        let _ = self.process.wait();
+    }
+}
+
+/// The station itself.
+pub(crate) fn serve(place: &Place, work: &Path, cgroup: &str) -> io::Result<()> {
+    let mut answers = io::stdout();
+    let mut reply = |answer: &Answer| -> io::Result<()> {
+        let mut line = serde_json::to_vec(answer)?;
+        line.push(b'\n');
+        answers.write_all(&line)?;
+        answers.flush()
+    };
+    if let Err(error) = place.enter(work) {
+        return reply(&Answer::Failed(format!("cannot enter the place: {error}")));
+    }
+    reply(&Answer::Found(None))?;
+    let mut bench = Bench { work: work.to_owned(), cgroup: cgroup.to_owned(), floors: Vec::new(), daemons: Vec::new() };
+    for line in io::stdin().lock().lines() {
+        let answer = serde_json::from_str(&line?).map_err(io::Error::from).and_then(|request| bench.answer(request));
+        reply(&answer.unwrap_or_else(|error| Answer::Failed(error.to_string())))?;
+    }
+    for mut daemon in bench.daemons {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon.id() as i32), nix::sys::signal::Signal::SIGTERM)?;
+        daemon.wait()?;
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Bench {
+    work: PathBuf,
+    cgroup: String,
+    floors: Vec<(PathBuf, Network, Floor)>,
+    daemons: Vec<Child>,
+}
+
+impl Bench {
+    fn answer(&mut self, request: Request) -> io::Result<Answer> {
+        match request {
+            Request::Find { program } => Ok(Answer::Found(find(&program))),
+            Request::Run { argv, start } => self.run(&argv, start).map(Answer::Ran),
+            Request::Floor { rootfs, network } => {
+                let known = self.floors.iter().position(|(path, kind, _)| *path == rootfs && *kind == network);
+                let index = if let Some(index) = known {
+                    index
+                } else {
+                    let parent = format!("{}/floor-{}-{}", self.cgroup, std::process::id(), self.floors.len());
+                    self.floors.push((rootfs.clone(), network, Floor::new(&rootfs, network, &parent)?));
+                    self.floors.len() - 1
+                };
+                let took = self.floors[index].2.once()?;
+                Ok(Answer::Ran(Sample { wall_us: took.as_secs_f64() * 1e6, ..Sample::default() }))
+            }
+            Request::Daemon { argv, log } => {
+                let output = File::create(log)?;
+                let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+                let streams = (output.try_clone()?, output);
+                let child = Command::new(program)
+                    .args(arguments)
+                    .stdin(Stdio::null())
+                    .stdout(streams.0)
+                    .stderr(streams.1)
+                    .spawn()?;
+                self.daemons.push(child);
+                Ok(Answer::Found(None))
+            }
+        }
+    }
+
+    fn run(&self, argv: &[String], start: Start) -> io::Result<Sample> {
+        let program = Program::new(argv)?;
+        let nothing = File::open("/dev/null")?;
+        let paths = ["out", "err"].map(|name| self.work.join(format!("{}.{name}", std::process::id())));
+        let (stdout, stderr) = (File::create(&paths[0])?, File::create(&paths[1])?);
+        let streams = [nothing.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let begin = sys::monotonic();
+        let pid = match start {
+            Start::Spawn => sys::spawn(&program, streams)?,
+            Start::Fork => sys::fork(&program, streams)?,
+        };
+        let ended = sys::wait4(pid)?;
+        let took = sys::monotonic().saturating_sub(begin);
+        let status = ExitStatus::from_raw(ended.status);
+        let text = |path: &Path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned());
+        Ok(Sample {
+            wall_us: took.as_secs_f64() * 1e6,
+            user_us: ended.user.as_secs_f64() * 1e6,
+            system_us: ended.system.as_secs_f64() * 1e6,
+            peak_kib: ended.peak_kib,
+            status: status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()),
+            stdout: text(&paths[0])?,
+            stderr: text(&paths[1])?,
+        })
+    }
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin".into());
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    })
+}
