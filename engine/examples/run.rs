@@ -1,0 +1,66 @@
+//! Runs a command in an image, from a program that is its own shim. Needs root.
+//!
+//! ```console
+//! # cargo run -p estiba-engine --example run -- oci:/srv/debian:12 cat /etc/os-release
+//! ```
+
+use std::process::ExitCode;
+
+use estiba_engine::image::Source;
+use estiba_engine::{Config, CreateRequest, Engine};
+
+fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
+    // The engine starts this program again as the container's shim, which then serves here and never returns.
+    estiba_engine::reexec();
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run())
+}
+
+async fn run() -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let source: Source = arguments.next().ok_or("usage: run oci:DIR[:TAG] [COMMAND…]")?.parse()?;
+
+    let engine = Engine::open(Config::default()).await?;
+    let image = engine.import(source).await?;
+    let request =
+        CreateRequest { command: arguments.collect(), auto_remove: true, ..CreateRequest::new(image) };
+
+    let mut running = engine.run(request).await?;
+    let (Some(mut stdout), Some(mut stderr)) = (running.stdout.take(), running.stderr.take()) else {
+        return Err("no output is connected".into());
+    };
+    let copied = tokio::try_join!(
+        tokio::io::copy(&mut stdout, &mut Blocking(std::io::stdout())),
+        tokio::io::copy(&mut stderr, &mut Blocking(std::io::stderr())),
+    );
+    let exit = running.wait().await?;
+    running.finish().await?;
+    copied?;
+    Ok(ExitCode::from(u8::try_from(exit.status).unwrap_or(255)))
+}
+
+/// The program's own standard streams, written as they come: it has nothing else to do meanwhile.
+struct Blocking<W>(W);
+
+impl<W: std::io::Write + Unpin> tokio::io::AsyncWrite for Blocking<W> {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::task::Poll::Ready(self.0.write(bytes))
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(self.0.flush())
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        self.poll_flush(context)
+    }
+}
