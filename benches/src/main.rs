@@ -1,7 +1,7 @@
 //! Puts Estiba beside its peers in one run: `cargo run --release -p estiba-benches`.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -83,10 +83,16 @@ fn measure(arguments: &Arguments) -> io::Result<()> {
     }
     let work = tempfile::Builder::new().prefix("estiba-bench-").tempdir()?;
     let machine = Machine::look();
-    println!(
+    writeln!(
+        io::stdout(),
         "{} · {} × {} · kernel {} · load {} · cgroup {}",
-        machine.date, machine.cpus, machine.cpu, machine.kernel, machine.load, machine.cgroup
-    );
+        machine.date,
+        machine.cpus,
+        machine.cpu,
+        machine.kernel,
+        machine.load,
+        machine.cgroup
+    )?;
     let mut places = vec![Place::Plain];
     if machine.cgroup == "hybrid" {
         places.push(Place::V1);
@@ -104,7 +110,7 @@ fn measure(arguments: &Arguments) -> io::Result<()> {
     let measured = rows.iter().map(|row| {
         let group = yard.group(*row)?;
         let table = group.measure(&mut yard.stations, arguments.rounds, arguments.peaks)?;
-        print!("{table}");
+        write!(io::stdout(), "{table}")?;
         Ok(table)
     });
     let measured: io::Result<Vec<_>> = measured.collect();
