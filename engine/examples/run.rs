@@ -21,46 +21,18 @@ async fn run() -> Result<ExitCode, Box<dyn std::error::Error>> {
 
     let engine = Engine::open(Config::default()).await?;
     let image = engine.import(source).await?;
-    let request =
-        CreateRequest { command: arguments.collect(), auto_remove: true, ..CreateRequest::new(image) };
+    let request = CreateRequest { command: arguments.collect(), auto_remove: true, ..CreateRequest::new(image) };
 
     let mut running = engine.run(request).await?;
     let (Some(mut stdout), Some(mut stderr)) = (running.stdout.take(), running.stderr.take()) else {
         return Err("no output is connected".into());
     };
     let copied = tokio::try_join!(
-        tokio::io::copy(&mut stdout, &mut Blocking(std::io::stdout())),
-        tokio::io::copy(&mut stderr, &mut Blocking(std::io::stderr())),
+        tokio::io::copy(&mut stdout, &mut tokio::io::stdout()),
+        tokio::io::copy(&mut stderr, &mut tokio::io::stderr()),
     );
     let exit = running.wait().await?;
     running.finish().await?;
     copied?;
     Ok(ExitCode::from(u8::try_from(exit.status).unwrap_or(255)))
-}
-
-/// The program's own standard streams, written as they come: it has nothing else to do meanwhile.
-struct Blocking<W>(W);
-
-impl<W: std::io::Write + Unpin> tokio::io::AsyncWrite for Blocking<W> {
-    fn poll_write(
-        mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-        bytes: &[u8],
-    ) -> std::task::Poll<std::io::Result<usize>> {
-        std::task::Poll::Ready(self.0.write(bytes))
-    }
-
-    fn poll_flush(
-        mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        std::task::Poll::Ready(self.0.flush())
-    }
-
-    fn poll_shutdown(
-        self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
-        self.poll_flush(context)
-    }
 }

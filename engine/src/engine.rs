@@ -5,9 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use estiba_image::{Layout, Source};
+use estiba_image::{self as image, Layout, OciArchive, Platform, Source};
 use estiba_network::{Driver, Host, Loopback};
 use estiba_storage::Snapshotter;
+use oci_spec::image::Descriptor;
 
 use crate::config::{Config, Parts, SnapshotterKind};
 use crate::container::Container;
@@ -102,8 +103,15 @@ impl Engine {
         let name = name.to_owned();
         self.blocking(move |inner| {
             let failed = |source| Error::Image { image: name.clone(), source: Box::new(source) };
-            let imported = estiba_image::import_archive_bytes(archive, &name, &inner.content).map_err(failed)?;
-            Ok(Image { name: imported.name, manifest: imported.manifest })
+            let archive = OciArchive::from_bytes(archive).map_err(failed)?;
+            let listing = archive.images().map_err(failed)?.into_iter().next();
+            let root = listing.ok_or_else(|| Error::EmptyArchive { image: name.clone() })?.root;
+            let manifest = image::copy(&archive, &root, &Platform::host(), &*inner.content).map_err(failed)?;
+            if inner.content.resolve(&name).map_err(failed)?.as_ref().map(Descriptor::digest) != Some(manifest.digest())
+            {
+                inner.content.set(&name, &manifest).map_err(failed)?;
+            }
+            Ok(Image { name, manifest })
         })
         .await
     }
@@ -111,8 +119,11 @@ impl Engine {
     /// The images that have a name.
     pub async fn images(&self) -> Result<Vec<Image>> {
         self.blocking(|inner| {
-            let names = inner.content.names().map_err(|source| Error::Content { source: Box::new(source) })?;
-            Ok(names.into_iter().map(|(name, manifest)| Image { name, manifest }).collect())
+            let listings = inner.content.images().map_err(|source| Error::Content { source: Box::new(source) })?;
+            let named = |listing: image::Listing| {
+                listing.names.into_iter().map(move |name| Image { name, manifest: listing.root.clone() })
+            };
+            Ok(listings.into_iter().flat_map(named).collect())
         })
         .await
     }
@@ -259,11 +270,8 @@ impl Inner {
 fn open_snapshotter(root: &Path, kind: SnapshotterKind) -> Result<Arc<dyn Snapshotter>> {
     let path = root.join("snapshots").join(kind.name());
     folder::make(&path)?;
-    let failed = |source| Error::Snapshot {
-        operation: "open",
-        snapshot: path.display().to_string(),
-        source: Box::new(source),
-    };
+    let failed =
+        |source| Error::Snapshot { operation: "open", snapshot: path.display().to_string(), source: Box::new(source) };
     Ok(match kind {
         SnapshotterKind::Overlay => Arc::new(estiba_storage::Overlay::open(&path).map_err(failed)?),
         SnapshotterKind::Native => Arc::new(estiba_storage::Native::open(&path).map_err(failed)?),

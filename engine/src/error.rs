@@ -145,7 +145,9 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The image's tar of a layer is not the one that the configuration names.
-    #[error("layer {layer} of {image} has content {found}, and the image's configuration says {expected}: get the image again")]
+    #[error(
+        "layer {layer} of {image} has content {found}, and the image's configuration says {expected}: get the image again"
+    )]
     DiffId {
         /// The image.
         image: String,
@@ -173,6 +175,12 @@ pub enum Error {
         image: String,
         /// Why.
         source: Box<estiba_image::Error>,
+    },
+    /// An archive holds no image.
+    #[error("there is no image in the archive for {image}")]
+    EmptyArchive {
+        /// The name that its image was to get.
+        image: String,
     },
     /// The content store could not be used.
     #[error("the content store does not work")]

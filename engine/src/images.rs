@@ -17,6 +17,9 @@ impl Image {
     /// An image that is nowhere, for tests that only look at requests.
     pub(crate) fn for_tests() -> Self {
         let digest: oci_spec::image::Digest = format!("sha256:{}", "0".repeat(64)).parse().expect("a digest");
-        Self { name: "test".to_owned(), manifest: Descriptor::new(oci_spec::image::MediaType::ImageManifest, 2, digest) }
+        Self {
+            name: "test".to_owned(),
+            manifest: Descriptor::new(oci_spec::image::MediaType::ImageManifest, 2, digest),
+        }
     }
 }

@@ -84,8 +84,7 @@ async fn try_start(engine: &Engine, record: Record) -> Result<Running> {
         move |source| Error::Shim { operation, id, source: Box::new(source) }
     };
     let launching = record.clone();
-    let Launched { fifos, control, waiting, create } =
-        engine.blocking(move |inner| launch(inner, &launching)).await?;
+    let Launched { fifos, control, waiting, create } = engine.blocking(move |inner| launch(inner, &launching)).await?;
     let socket = |source| Error::Io { operation: "use the socket of", path: engine.inner.records.bundle(&id), source };
     let mut control = Connection::new(control).map_err(socket)?;
     let waiting = Connection::new(waiting).map_err(socket)?;
@@ -144,7 +143,8 @@ fn launch(inner: &Inner, record: &Record) -> Result<Launched> {
         ShimProgram::Reexec => Program::Reexec,
     };
     let failed = |operation| move |source| Error::Shim { operation, id: id.clone(), source: Box::new(source) };
-    let launch = Launch { program, id: id.to_string(), bundle: bundle.clone(), exit_file: Some(exit_file), exit_command };
+    let launch =
+        Launch { program, id: id.to_string(), bundle: bundle.clone(), exit_file: Some(exit_file), exit_command };
     let control = launch.spawn().map_err(failed("start the shim of"))?;
     let waiting = estiba_shim::Client::connect(&bundle).map_err(failed("connect to the shim of"))?;
 
@@ -214,7 +214,7 @@ fn write_bundle(inner: &Inner, record: &Record, bundle: &Path, mounts: &[oci_spe
 fn read(tree: &Tree, path: &str) -> String {
     use std::io::Read;
     let mut text = String::new();
-    if let Ok(file) = tree.open(Path::new(path), OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
+    if let Ok(file) = tree.open(path, OFlag::O_NONBLOCK.bits())
         && file.metadata().is_ok_and(|metadata| metadata.is_file())
         && file.take(user::MAX_FILE).read_to_string(&mut text).is_err()
     {

@@ -204,7 +204,8 @@ fn mounts(request: &CreateRequest, files: &HostFiles) -> Result<Vec<Mount>> {
     }
     for bind in &request.binds {
         let access = if bind.read_only { "ro" } else { "rw" };
-        let options = if bind.read_only { vec!["rbind", "rprivate", access, "rro"] } else { vec!["rbind", "rprivate", access] };
+        let options =
+            if bind.read_only { vec!["rbind", "rprivate", access, "rro"] } else { vec!["rbind", "rprivate", access] };
         mounts.push(mount(&bind.destination, "bind", &bind.source.to_string_lossy(), &options)?);
     }
     Ok(mounts)
@@ -247,7 +248,8 @@ fn resources(request: &CreateRequest) -> Result<LinuxResources> {
             .ok()
             .filter(|limit| *limit >= 1 << 19)
             .ok_or_else(|| refused("the memory limit", bytes.to_string(), "it must be at least 512k"))?;
-        resources = resources.memory(built("linux.resources.memory", LinuxMemoryBuilder::default().limit(limit).build())?);
+        resources =
+            resources.memory(built("linux.resources.memory", LinuxMemoryBuilder::default().limit(limit).build())?);
     }
     if let Some(nano_cpus) = request.nano_cpus {
         // 0.01 CPU is the least that the kernel takes (a quota of 1 ms in 100 ms).

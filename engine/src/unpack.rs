@@ -36,7 +36,11 @@ pub(crate) fn ensure(
         .iter()
         .map(|id| id.to_string().parse())
         .collect::<std::result::Result<_, estiba_storage::Error>>()
-        .map_err(|source| Error::Snapshot { operation: "name", snapshot: image.name.clone(), source: Box::new(source) })?;
+        .map_err(|source| Error::Snapshot {
+            operation: "name",
+            snapshot: image.name.clone(),
+            source: Box::new(source),
+        })?;
     let unpacked = Unpacked { top: chain.last().cloned(), defaults };
     // The top stands on all others: if it is there, they are.
     if chain.last().is_none_or(|top| exists(snapshotter, top)) {
@@ -100,7 +104,8 @@ impl Work<'_> {
         diff_id: &str,
     ) -> Result<()> {
         let layer = descriptor.digest().to_string();
-        let unpack = |source| Error::Unpack { image: self.image.name.clone(), layer: layer.clone(), source: Box::new(source) };
+        let unpack =
+            |source| Error::Unpack { image: self.image.name.clone(), layer: layer.clone(), source: Box::new(source) };
         let target = Target::from_mounts(mounts).map_err(unpack)?;
         let blob = self
             .content
@@ -108,7 +113,8 @@ impl Work<'_> {
             .map_err(|source| Error::Image { image: self.image.name.clone(), source: Box::new(source) })?;
         let compression = Compression::from_media_type(descriptor.media_type().as_ref()).unwrap_or_default();
         // The content store has verified the blob when it took it in; what is unpacked is held against the diff id below.
-        let applied = layer::apply(blob.take(descriptor.size()), compression, &target, &Limits::default()).map_err(unpack)?;
+        let applied =
+            layer::apply(blob.take(descriptor.size()), compression, &target, &Limits::default()).map_err(unpack)?;
         let found = applied.diff_id();
         if found != diff_id {
             return Err(Error::DiffId { image: self.image.name.clone(), layer, found, expected: diff_id.to_owned() });
@@ -178,7 +184,7 @@ pub(crate) fn remove_abandoned(snapshotter: &dyn Snapshotter, leases: &Path) -> 
 }
 
 fn defaults(image: &estiba_image::Image) -> ImageDefaults {
-    let Some(config) = image.config().run_config() else { return ImageDefaults::default() };
+    let Some(config) = image.config().oci.config() else { return ImageDefaults::default() };
     ImageDefaults {
         entrypoint: config.entrypoint().clone().unwrap_or_default(),
         command: config.cmd().clone().unwrap_or_default(),

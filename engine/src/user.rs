@@ -122,7 +122,9 @@ mod tests {
 
     #[test]
     fn cve_2024_40635_numbers_out_of_range_are_refused() {
-        for user in ["4294967296", "4294967295", "-1", "0:4294967296", "99999999999999999999", "nobody", "root:none", "big"] {
+        for user in
+            ["4294967296", "4294967295", "-1", "0:4294967296", "99999999999999999999", "nobody", "root:none", "big"]
+        {
             assert!(resolve(user, PASSWD, GROUP).is_err(), "{user} was taken");
         }
     }
