@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::{ContainerId, Status};
 
@@ -129,6 +130,59 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// No cgroup hierarchy is mounted, or none below the given folder.
+    #[error("no cgroup hierarchy is mounted")]
+    CgroupsNotMounted,
+    /// The cgroup that a container was to get has processes in it, or they did not end.
+    #[error("the cgroup {} has processes: {}", path.display(), first(pids))]
+    CgroupInUse {
+        /// Its folder in one of the hierarchies.
+        path: PathBuf,
+        /// The processes.
+        pids: Vec<i32>,
+    },
+    /// Controllers of cgroup version 2 cannot be enabled for the folders below a cgroup.
+    #[error("cannot enable the controllers {controllers:?} below {}{}", path.display(), if *occupied { ", which has processes itself" } else { "" })]
+    CgroupControllers {
+        /// The cgroup.
+        path: PathBuf,
+        /// What was written to its `cgroup.subtree_control`.
+        controllers: String,
+        /// Whether the cause is the rule that only leaves have processes.
+        occupied: bool,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A limit could not be set.
+    #[error("cannot set {field}: write {value:?} to {}", path.display())]
+    Limit {
+        /// The field, by its path in `config.json`.
+        field: String,
+        /// What was written.
+        value: String,
+        /// The control file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A memory limit was to be lowered below what is in use, and `memory.checkBeforeUpdate` forbids that.
+    #[error("cannot set linux.resources.memory.limit to {limit}: {usage} bytes are in use")]
+    MemoryInUse {
+        /// The limit.
+        limit: i64,
+        /// What is in use.
+        usage: i64,
+    },
+    /// The kernel did not freeze or thaw a cgroup in time.
+    #[error("cannot {operation} {}: not done within {} ms", path.display(), limit.as_millis())]
+    CgroupTimeout {
+        /// What was to be done, as a verb.
+        operation: &'static str,
+        /// The cgroup.
+        path: PathBuf,
+        /// How long it was waited for.
+        limit: Duration,
+    },
     /// The container's process ended before it was set up.
     #[error("the container's process ended before it was set up, with status {status}")]
     SetupDied {
@@ -200,6 +254,15 @@ impl Error {
             _ => 125,
         }
     }
+}
+
+/// The first few of them: a fork bomb has thousands.
+fn first(pids: &[i32]) -> String {
+    let mut text: Vec<String> = pids.iter().take(8).map(i32::to_string).collect();
+    if pids.len() > text.len() {
+        text.push(format!("and {} more", pids.len() - text.len()));
+    }
+    text.join(", ")
 }
 
 /// The failures with their sources, on one line: [`Error::Teardown`] has many and `source()` can give one.

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod bundle;
+pub mod cgroup;
 mod error;
 mod exit;
 mod features;
@@ -12,6 +13,7 @@ mod state;
 mod sys;
 
 pub use bundle::{Bundle, Root};
+pub use cgroup::{Cgroup, Hierarchies};
 pub use error::{Error, Result};
 pub use exit::{ExitStatus, wait};
 pub use features::Features;

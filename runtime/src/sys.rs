@@ -7,9 +7,11 @@
 
 #![expect(unsafe_code, reason = "system calls")]
 
+pub(crate) mod bpf;
 pub(crate) mod file;
 pub(crate) mod mount;
 pub(crate) mod process;
+pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod terminal;
 

@@ -1,0 +1,680 @@
+//! Cgroups: what a container's processes may use together, and a handle on all of them.
+//!
+//! Version 1 hierarchies, version 2, and both at once (hybrid) are driven through their files; nothing is executed and no service
+//! is asked. A cgroup has its limits and its device rules before any process is in it, so that the kernel never runs one without.
+//!
+//! Processes are not moved: a parent that writes a pid to `cgroup.procs` waits for the kernel's RCU, 11 ms on an idle machine. They
+//! are born in the cgroup ([`Cgroup::dir`] with `CLONE_INTO_CGROUP`) or join by themselves ([`Cgroup::tasks`]).
+
+mod devices;
+mod folder;
+mod hierarchies;
+mod limits;
+mod program;
+mod v1;
+mod v2;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use oci_spec::runtime::LinuxResources;
+use rustix::fs::{Mode as Permissions, OFlags};
+use serde::{Deserialize, Serialize};
+
+use self::devices::{Devices, Line};
+use self::folder::Folder;
+use self::hierarchies::{CgroupName, Controller, Home};
+pub use self::hierarchies::{Hierarchies, Mode};
+use self::limits::{Plan, Setting};
+use crate::error::{Error, Result};
+use crate::sys::bpf;
+
+/// Every container gets these where they are there: they stop, count and kill, and `update` can set limits later.
+const ALWAYS: [Controller; 5] =
+    [Controller::Devices, Controller::Pids, Controller::Memory, Controller::Cpu, Controller::Freezer];
+/// How long the processes of a cgroup may take to freeze or to die.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One folder of a cgroup, as it stands in a state file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CgroupPath {
+    /// The version 1 controllers of the folder's hierarchy; empty for the version 2 tree.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controllers: Vec<String>,
+    /// The folder.
+    pub path: PathBuf,
+}
+
+impl CgroupPath {
+    fn is_unified(&self) -> bool {
+        self.controllers.is_empty()
+    }
+
+    fn has(&self, controller: Controller) -> bool {
+        self.controllers.iter().any(|c| c == controller.v1_name())
+    }
+
+    fn io(&self, operation: &'static str) -> impl FnOnce(io::Error) -> Error {
+        let path = self.path.clone();
+        move |source| Error::Io { operation, path, source }
+    }
+
+    fn open(&self) -> Result<Folder> {
+        Folder::open(&self.path).map_err(self.io("open cgroup"))
+    }
+}
+
+/// A cgroup: a folder in each hierarchy that it needs.
+///
+/// The value is a name, not a guard: dropping it changes nothing on the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroup {
+    paths: Vec<CgroupPath>,
+}
+
+impl Cgroup {
+    /// Makes the cgroup `path` (`linux.cgroupsPath`) with its limits and device rules.
+    ///
+    /// An absolute path is below the mount points of the hierarchies; a relative one is below the caller's own cgroup on version 1,
+    /// and beside it on version 2, where a cgroup with processes can have no controlled children. Missing parents are made, too. A
+    /// cgroup of that name without processes is replaced; one that has some is an error.
+    ///
+    /// Devices are denied unless the rules, or the
+    /// [specification](https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#default-devices), allow them.
+    ///
+    /// A limit that cannot have its effect on this host is an error that names its field. On failure all that was made is removed.
+    pub fn create(hierarchies: &Hierarchies, path: &str, resources: Option<&LinuxResources>) -> Result<Self> {
+        let name = CgroupName::parse(path)?;
+        let none = LinuxResources::default();
+        let resources = resources.unwrap_or(&none);
+        let available = available(hierarchies)?;
+        let home = |controller| hierarchies.home(controller, &available);
+        let new = |file: &str| Err(io::Error::new(io::ErrorKind::NotFound, file.to_owned()));
+        let plan = limits::plan(resources, &home, &new)?;
+        let devices = Devices::new(resources.devices().as_deref().unwrap_or_default())?;
+        let lines = if home(Controller::Devices) == Home::V1 { devices.v1()?.lines() } else { Vec::new() };
+        refuse_missing_v2(hierarchies, &plan, &available)?;
+
+        let cgroup = Self::select(hierarchies, &name, &plan)?;
+        let mut made = Made::default();
+        let mut folders = Vec::with_capacity(cgroup.paths.len());
+        for place in &cgroup.paths {
+            let wanted = if place.is_unified() { Some((&plan, available.as_slice())) } else { None };
+            made.make(place, name.depth(), wanted)?;
+            let folder = place.open()?;
+            if place.has(Controller::Cpuset) {
+                inherit_cpuset(&folder, name.depth())?;
+            }
+            if place.has(Controller::Devices) {
+                write_devices(&folder, &lines)?;
+            }
+            folders.push(folder);
+        }
+        cgroup.apply(&plan, &folders)?;
+        if home(Controller::Devices) == Home::V2 && !devices.is_everything() {
+            for (place, folder) in cgroup.paths.iter().zip(&folders).filter(|(p, _)| p.is_unified()) {
+                attach_filter(&devices, folder).map_err(place.io("attach a device filter to cgroup"))?;
+            }
+        }
+        made.keep();
+        Ok(cgroup)
+    }
+
+    /// The cgroup `path` as [`Cgroup::create`] names it, with all folders that it may have. Whether there are any is not looked at.
+    pub fn open(hierarchies: &Hierarchies, path: &str) -> Result<Self> {
+        let name = CgroupName::parse(path)?;
+        let mut cgroup = Self { paths: Vec::new() };
+        for hierarchy in hierarchies.legacy() {
+            cgroup.push_legacy(hierarchy, &name)?;
+        }
+        cgroup.push_unified(hierarchies, &name)?;
+        Ok(cgroup)
+    }
+
+    /// A cgroup by the folders that [`Cgroup::paths`] gave.
+    #[must_use]
+    pub fn from_paths(paths: Vec<CgroupPath>) -> Self {
+        Self { paths }
+    }
+
+    /// Its folders, for a state file.
+    #[must_use]
+    pub fn paths(&self) -> &[CgroupPath] {
+        &self.paths
+    }
+
+    /// The folders that a new cgroup needs.
+    fn select(hierarchies: &Hierarchies, name: &CgroupName, plan: &Plan) -> Result<Self> {
+        let mut cgroup = Self { paths: Vec::new() };
+        for hierarchy in hierarchies.legacy() {
+            let needed = |c: &Controller| ALWAYS.contains(c) || plan.v1.iter().any(|s| s.controller == *c);
+            if hierarchy.controllers.iter().any(needed) {
+                cgroup.push_legacy(hierarchy, name)?;
+            }
+        }
+        // Beside version 1 hierarchies the version 2 tree is used only for what lives there.
+        if hierarchies.mode() == Mode::V2 || !plan.v2.is_empty() {
+            cgroup.push_unified(hierarchies, name)?;
+        }
+        Ok(cgroup)
+    }
+
+    fn push_legacy(&mut self, hierarchy: &hierarchies::Legacy, name: &CgroupName) -> Result<()> {
+        let path = Hierarchies::legacy_folder(hierarchy, name)?;
+        let controllers = hierarchy.controllers.iter().map(|c| c.v1_name().to_owned()).collect();
+        self.paths.push(CgroupPath { controllers, path });
+        Ok(())
+    }
+
+    fn push_unified(&mut self, hierarchies: &Hierarchies, name: &CgroupName) -> Result<()> {
+        if let Some(path) = hierarchies.unified_folder(name)? {
+            self.paths.push(CgroupPath { controllers: Vec::new(), path });
+        }
+        Ok(())
+    }
+
+    /// Write-only descriptors of the version 1 hierarchies' `tasks`. A single thread that writes `0` to each of them is in the
+    /// cgroup. Empty on version 2.
+    pub fn tasks(&self) -> Result<Vec<OwnedFd>> {
+        let legacy = self.paths.iter().filter(|p| !p.is_unified());
+        legacy.map(|place| place.open()?.writer("tasks").map_err(place.io("open the tasks of cgroup"))).collect()
+    }
+
+    /// The folder in the version 2 tree, for `CLONE_INTO_CGROUP` of
+    /// [`clone3(2)`](https://man7.org/linux/man-pages/man2/clone3.2.html). `None` on version 1, and in hybrid mode where no limit
+    /// needs it.
+    pub fn dir(&self) -> Result<Option<OwnedFd>> {
+        let Some(place) = self.paths.iter().find(|p| p.is_unified()) else {
+            return Ok(None);
+        };
+        // clone3 refuses an O_PATH descriptor.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::open(&place.path, flags, Permissions::empty());
+        fd.map(Some).map_err(|e| place.io("open cgroup")(e.into()))
+    }
+
+    /// Changes the limits that `resources` names, and the device rules if it has any; all others stay.
+    ///
+    /// A limit whose controller this cgroup was made without is an error. If one fails, those before it are in force.
+    pub fn set(&self, resources: &LinuxResources) -> Result<()> {
+        let folders: Vec<Folder> = self.paths.iter().map(CgroupPath::open).collect::<Result<_>>()?;
+        let unified = self.paths.iter().position(CgroupPath::is_unified);
+        let enabled = match unified {
+            Some(at) => words(&folders[at], "cgroup.controllers")
+                .map_err(self.paths[at].io("read the controllers of cgroup"))?,
+            None => Vec::new(),
+        };
+        let only_v2 = self.paths.iter().all(CgroupPath::is_unified);
+        let home = |controller: Controller| {
+            if self.paths.iter().any(|p| p.has(controller)) {
+                return Home::V1;
+            }
+            match controller.v2_name() {
+                Some(name) if enabled.iter().any(|e| e == name) => Home::V2,
+                None if only_v2 && controller == Controller::Devices => Home::V2,
+                _ => Home::Nowhere,
+            }
+        };
+        let current = |file: &str| match unified {
+            Some(at) => folders[at].read(file),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        let plan = limits::plan(resources, &home, &current)?;
+        if let (Some(memory), Some(at)) = (resources.memory(), unified)
+            && memory.check_before_update() == Some(true)
+            && home(Controller::Memory) == Home::V2
+        {
+            check_usage(&folders[at], memory.limit())?;
+        }
+        self.apply(&plan, &folders)?;
+        let Some(rules) = resources.devices() else {
+            return Ok(());
+        };
+        let devices = Devices::new(rules)?;
+        for (place, folder) in self.paths.iter().zip(&folders) {
+            if place.has(Controller::Devices) {
+                let list = folder.read("devices.list").map_err(place.io("read the devices of cgroup"))?;
+                write_devices(folder, &devices.v1()?.lines_from(&list))?;
+            } else if place.is_unified() && only_v2 {
+                replace_filter(&devices, folder).map_err(place.io("attach a device filter to cgroup"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&self, plan: &Plan, folders: &[Folder]) -> Result<()> {
+        let places = || self.paths.iter().zip(folders);
+        let v1 = |setting: &Setting| places().find(|(p, _)| p.has(setting.controller)).map(|(_, folder)| folder);
+        limits::apply(plan.v1.iter().filter_map(|s| Some((s, v1(s)?))))?;
+        let Some((_, unified)) = places().find(|(p, _)| p.is_unified()) else {
+            return match plan.v2.first() {
+                None => Ok(()),
+                Some(setting) => Err(Error::UnsupportedField {
+                    field: setting.field.to_string(),
+                    reason: "this container has no cgroup of version 2".to_owned(),
+                }),
+            };
+        };
+        limits::apply(plan.v2.iter().map(|s| (s, unified)))
+    }
+
+    /// Every process in the cgroup and in those below it, each once.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let mut pids = Vec::new();
+        for place in &self.paths {
+            folder::for_each_below(&place.path, &mut |path| {
+                if let Some(folder) = Folder::open_if_there(path)? {
+                    pids.extend(folder.processes()?);
+                }
+                Ok(())
+            })
+            .map_err(place.io("list the processes of cgroup"))?;
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
+    }
+
+    /// Stops every process where it stands, and returns when all are stopped.
+    ///
+    /// If they are not within 10 seconds (one may hang in the kernel), they are thawed again and it is an error.
+    pub fn freeze(&self) -> Result<()> {
+        self.freeze_within(PATIENCE)
+    }
+
+    fn freeze_within(&self, limit: Duration) -> Result<()> {
+        let Some((freezer, file, on, _)) = self.freezer() else {
+            return Err(no_freezer());
+        };
+        let folder = freezer.open()?;
+        let deadline = Instant::now() + limit;
+        let mut pause = Duration::from_micros(50);
+        folder.write(file, on).map_err(freezer.io("freeze cgroup"))?;
+        loop {
+            let frozen = if freezer.is_unified() {
+                folder.read("cgroup.events").map(|text| text.lines().any(|l| l == "frozen 1"))
+            } else {
+                folder.read(file).map(|text| text.trim_end() == on)
+            };
+            if frozen.map_err(freezer.io("freeze cgroup"))? {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let path = freezer.path.clone();
+                // A failure to thaw would hide the failure to freeze.
+                let _ = self.thaw();
+                return Err(Error::CgroupTimeout { operation: "freeze cgroup", path, limit });
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(10));
+            if !freezer.is_unified() {
+                // A process that was forked while version 1 was freezing can leave it at FREEZING until it is told again.
+                folder.write(file, on).map_err(freezer.io("freeze cgroup"))?;
+            }
+        }
+    }
+
+    /// Undoes [`Cgroup::freeze`].
+    pub fn thaw(&self) -> Result<()> {
+        let Some((freezer, file, _, off)) = self.freezer() else {
+            return Err(no_freezer());
+        };
+        freezer.open()?.write(file, off).map_err(freezer.io("thaw cgroup"))
+    }
+
+    /// The folder that freezes, its file, and what to write to freeze and to thaw.
+    fn freezer(&self) -> Option<(&CgroupPath, &'static str, &'static str, &'static str)> {
+        let legacy = self.paths.iter().find(|p| p.has(Controller::Freezer));
+        let legacy = legacy.map(|p| (p, "freezer.state", "FROZEN", "THAWED"));
+        let unified = || self.paths.iter().find(|p| p.is_unified()).map(|p| (p, "cgroup.freeze", "1", "0"));
+        legacy.or_else(unified)
+    }
+
+    /// Sends `signal` to every process in the cgroup and below. They are frozen meanwhile, so that none escapes by forking.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        if signal == libc::SIGKILL {
+            return self.kill();
+        }
+        // One that cannot be frozen is signalled all the same.
+        let frozen = self.freeze_within(Duration::from_millis(500)).is_ok();
+        let sent = self.pids().and_then(|pids| pids.into_iter().try_for_each(|pid| send(pid, signal)));
+        if frozen {
+            self.thaw()?;
+        }
+        sent
+    }
+
+    /// Kills every process in the cgroup and below, and returns when there is none left.
+    ///
+    /// `cgroup.kill` (Linux 5.14) where the version 2 tree has the processes, else by signals to the frozen cgroup. An error if some
+    /// are left after 10 seconds.
+    pub fn kill(&self) -> Result<()> {
+        self.kill_by(KillWay::Kernel)
+    }
+
+    /// As [`Cgroup::kill`], in a way that is chosen.
+    pub fn kill_by(&self, way: KillWay) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = Duration::from_micros(100);
+        let mut killed = way == KillWay::Kernel && self.kill_file()?;
+        loop {
+            let pids = self.pids()?;
+            if pids.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let path = self.paths.first().map(|p| p.path.clone()).unwrap_or_default();
+                return Err(Error::CgroupInUse { path, pids });
+            }
+            // What the kernel killed takes a moment to go; what is not in the version 2 folder has to be signalled.
+            if !std::mem::take(&mut killed) {
+                self.kill_frozen()?;
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    /// Whether the kernel killed by itself.
+    fn kill_file(&self) -> Result<bool> {
+        let Some(place) = self.paths.iter().find(|p| p.is_unified()) else {
+            return Ok(false);
+        };
+        match Folder::open_if_there(&place.path).and_then(|f| f.map(|f| f.write("cgroup.kill", "1")).transpose()) {
+            Ok(_) => Ok(true),
+            // No such file before 5.14; a threaded cgroup refuses.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP)) => Ok(false),
+            Err(e) => Err(place.io("kill cgroup")(e)),
+        }
+    }
+
+    fn kill_frozen(&self) -> Result<()> {
+        let frozen = self.freeze_within(Duration::from_millis(500)).is_ok();
+        let sent = self.pids().and_then(|pids| pids.into_iter().try_for_each(|pid| send(pid, libc::SIGKILL)));
+        if frozen {
+            // On version 1 a frozen process dies only when it is thawed.
+            self.thaw()?;
+        }
+        sent
+    }
+
+    /// How many processes the kernel killed for want of memory, in the cgroup and, on version 2, below it. 0 where nothing counts.
+    pub fn oom_kills(&self) -> Result<u64> {
+        let legacy = self.paths.iter().find(|p| p.has(Controller::Memory)).map(|p| (p, "memory.oom_control"));
+        let unified = || self.paths.iter().find(|p| p.is_unified()).map(|p| (p, "memory.events"));
+        let Some((place, file)) = legacy.or_else(unified) else {
+            return Ok(0);
+        };
+        let text = match Folder::open_if_there(&place.path).and_then(|f| f.map(|f| f.read(file)).transpose()) {
+            Ok(text) => text.unwrap_or_default(),
+            // The memory controller is not enabled here.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => String::new(),
+            Err(e) => return Err(place.io("read the events of cgroup")(e)),
+        };
+        Ok(text.lines().find_map(|l| l.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0))
+    }
+
+    /// Removes the cgroup and those below it; absent is fine, parents stay.
+    ///
+    /// One that is busy is tried again for two seconds, since an exiting process holds its cgroup a little longer than it is listed.
+    /// Every folder is tried; the first failure is returned.
+    pub fn remove(&self) -> Result<()> {
+        let mut result = Ok(());
+        for place in &self.paths {
+            if let Err(source) = folder::remove(&place.path) {
+                let pids = match source.kind() {
+                    io::ErrorKind::ResourceBusy => self.pids().unwrap_or_default(),
+                    _ => Vec::new(),
+                };
+                let error = if pids.is_empty() {
+                    place.io("remove cgroup")(source)
+                } else {
+                    Error::CgroupInUse { path: place.path.clone(), pids }
+                };
+                result = result.and(Err(error));
+            }
+        }
+        result
+    }
+}
+
+/// How all processes of a cgroup are killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KillWay {
+    /// By `cgroup.kill` if the kernel has it.
+    Kernel,
+    /// By signals only, as on a kernel without it.
+    Signals,
+}
+
+/// The folders that were made, the last one first to be removed if [`Made::keep`] is not reached.
+#[derive(Debug, Default)]
+struct Made {
+    folders: Vec<PathBuf>,
+}
+
+impl Made {
+    fn keep(mut self) {
+        self.folders.clear();
+    }
+
+    /// Makes a cgroup's folder in one hierarchy, with the parents that are missing. `wanted` is for the version 2 tree, where each
+    /// parent has to hand its controllers down.
+    fn make(&mut self, place: &CgroupPath, depth: usize, wanted: Option<(&Plan, &[String])>) -> Result<()> {
+        let mut attempts = 0;
+        loop {
+            let result = self.make_once(place, depth, wanted);
+            // Somebody else's failed creation takes away the parent that both wanted.
+            let lost = |e: &Error| matches!(e, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
+            attempts += 1;
+            if attempts == 10 || !result.as_ref().is_err_and(lost) {
+                return result;
+            }
+        }
+    }
+
+    fn make_once(&mut self, place: &CgroupPath, depth: usize, wanted: Option<(&Plan, &[String])>) -> Result<()> {
+        if wanted.is_none() {
+            // Nearly always the parents are there.
+            match mkdir(&place.path) {
+                Ok(()) => {
+                    self.folders.push(place.path.clone());
+                    return Ok(());
+                }
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {}
+                Err(e) => return Err(place.io("make cgroup")(e)),
+            }
+        }
+        let parents: Vec<&Path> = place.path.ancestors().skip(1).take(depth).collect();
+        for (at, parent) in parents.into_iter().rev().enumerate() {
+            // The first is the mount point.
+            if at > 0 {
+                match mkdir(parent) {
+                    Ok(()) => self.folders.push(parent.to_owned()),
+                    Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(source) => return Err(Error::Io { operation: "make cgroup", path: parent.to_owned(), source }),
+                }
+            }
+            if let Some((plan, available)) = wanted {
+                enable_controllers(parent, plan, available)?;
+            }
+        }
+        match mkdir(&place.path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                // A crashed run's leftover: made anew, it has no limits of that one's.
+                match folder::remove(&place.path) {
+                    Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+                        let pids = Cgroup::from_paths(vec![place.clone()]).pids()?;
+                        return Err(Error::CgroupInUse { path: place.path.clone(), pids });
+                    }
+                    removed => removed.and_then(|()| mkdir(&place.path)).map_err(place.io("make cgroup"))?,
+                }
+            }
+            other => other.map_err(place.io("make cgroup"))?,
+        }
+        self.folders.push(place.path.clone());
+        Ok(())
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for folder in self.folders.iter().rev() {
+            // The error that led here is told; a parent may meanwhile be in use by somebody else.
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+}
+
+fn mkdir(path: &Path) -> io::Result<()> {
+    std::fs::create_dir(path)
+}
+
+/// The names in the version 2 root's `cgroup.controllers`.
+fn available(hierarchies: &Hierarchies) -> Result<Vec<String>> {
+    let Some(root) = hierarchies.unified_mount() else {
+        return Ok(Vec::new());
+    };
+    let read = Folder::open(root).and_then(|folder| words(&folder, "cgroup.controllers"));
+    read.map_err(|source| Error::Io { operation: "read the controllers of cgroup", path: root.to_owned(), source })
+}
+
+fn words(folder: &Folder, file: &str) -> io::Result<Vec<String>> {
+    Ok(folder.read(file)?.split_whitespace().map(str::to_owned).collect())
+}
+
+/// A setting of `linux.resources.unified` may name a controller that is not in the version 2 tree.
+fn refuse_missing_v2(hierarchies: &Hierarchies, plan: &Plan, available: &[String]) -> Result<()> {
+    for setting in &plan.v2 {
+        let missing = setting.controller.v2_name().is_some_and(|name| !available.iter().any(|a| a == name));
+        if missing || !hierarchies.has_unified() {
+            let reason = match hierarchies.mode() {
+                Mode::V1 => "it needs cgroup version 2, and this host has version 1".to_owned(),
+                _ => format!("the controller {} is not in this host's cgroup version 2", setting.controller.v1_name()),
+            };
+            return Err(Error::UnsupportedField { field: setting.field.to_string(), reason });
+        }
+    }
+    Ok(())
+}
+
+/// Lets the children of a version 2 cgroup have the controllers that the plan needs, and the usual ones where it can be.
+fn enable_controllers(parent: &Path, plan: &Plan, available: &[String]) -> Result<()> {
+    let failed = |source| Error::Io { operation: "read the controllers of cgroup", path: parent.to_owned(), source };
+    let folder = Folder::open(parent).map_err(failed)?;
+    let enabled = words(&folder, "cgroup.subtree_control").map_err(failed)?;
+    let add = |wanted: &mut Vec<&'static str>, controller: Controller| {
+        if let Some(name) = controller.v2_name()
+            && !enabled.iter().any(|e| e == name)
+            && !wanted.contains(&name)
+        {
+            wanted.push(name);
+        }
+    };
+    let mut needed = Vec::new();
+    plan.v2.iter().for_each(|s| add(&mut needed, s.controller));
+    let mut all = needed.clone();
+    let usual = ALWAYS.into_iter().filter(|c| c.v2_name().is_some_and(|name| available.iter().any(|a| a == name)));
+    usual.for_each(|c| add(&mut all, c));
+    let text = |names: &[&str]| names.iter().map(|n| format!("+{n}")).collect::<Vec<_>>().join(" ");
+    if all.is_empty() || folder.write("cgroup.subtree_control", &text(&all)).is_ok() {
+        return Ok(());
+    }
+    // Without the usual ones a container runs; without the needed ones a limit would not hold.
+    if needed.is_empty() {
+        return Ok(());
+    }
+    folder.write("cgroup.subtree_control", &text(&needed)).map_err(|source| Error::CgroupControllers {
+        path: parent.to_owned(),
+        controllers: text(&needed),
+        occupied: source.raw_os_error() == Some(libc::EBUSY),
+        source,
+    })
+}
+
+/// A new version 1 cpuset is empty, and nothing can join it: each level takes what its parent has.
+fn inherit_cpuset(folder: &Folder, depth: usize) -> Result<()> {
+    let levels: Vec<&Path> = folder.path.ancestors().take(depth + 1).collect();
+    let mut above: Option<Folder> = None;
+    for level in levels.into_iter().rev() {
+        let failed =
+            |source| Error::Io { operation: "give its parent's processors to cgroup", path: level.to_owned(), source };
+        let this = Folder::open(level).map_err(failed)?;
+        if let Some(above) = above {
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                if this.read(file).map_err(failed)?.trim().is_empty() {
+                    above.read(file).and_then(|list| this.write(file, list.trim())).map_err(failed)?;
+                }
+            }
+        }
+        above = Some(this);
+    }
+    Ok(())
+}
+
+fn write_devices(folder: &Folder, lines: &[Line]) -> Result<()> {
+    let open = |file: &str| {
+        folder.writer(file).map_err(|source| Error::Io { operation: "open", path: folder.path.join(file), source })
+    };
+    let (allow, deny) = (open("devices.allow")?, open("devices.deny")?);
+    for line in lines {
+        let (fd, file, value) = match line {
+            Line::Allow(value) => (&allow, "devices.allow", value),
+            Line::Deny(value) => (&deny, "devices.deny", value),
+        };
+        folder::write_once(fd, value).map_err(|source| Error::Limit {
+            field: "linux.resources.devices".to_owned(),
+            value: value.clone(),
+            path: folder.path.join(file),
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+fn attach_filter(devices: &Devices, folder: &Folder) -> io::Result<()> {
+    let program = bpf::load_device_filter(&program::program(devices)).map_err(io::Error::from_raw_os_error)?;
+    let cgroup = readable(folder)?;
+    bpf::attach_device_filter(cgroup.as_fd(), &program).map_err(io::Error::from_raw_os_error)
+}
+
+/// Attaches the new filter, then detaches the old ones: meanwhile both have to agree.
+fn replace_filter(devices: &Devices, folder: &Folder) -> io::Result<()> {
+    let cgroup = readable(folder)?;
+    let cgroup = cgroup.as_fd();
+    let old = bpf::device_filters(cgroup).map_err(io::Error::from_raw_os_error)?;
+    if !devices.is_everything() {
+        attach_filter(devices, folder)?;
+    }
+    old.iter().try_for_each(|program| bpf::detach_device_filter(cgroup, program).map_err(io::Error::from_raw_os_error))
+}
+
+/// bpf(2) refuses an O_PATH descriptor.
+fn readable(folder: &Folder) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(folder.fd(), ".", flags, Permissions::empty())?)
+}
+
+fn check_usage(folder: &Folder, limit: Option<i64>) -> Result<()> {
+    let usage = folder.read("memory.current").ok().and_then(|text| text.trim().parse::<i64>().ok());
+    match (v1::set(limit), usage) {
+        (Some(limit), Some(usage)) if limit >= 0 && limit <= usage => Err(Error::MemoryInUse { limit, usage }),
+        _ => Ok(()),
+    }
+}
+
+/// Sends a signal; a process that has ended meanwhile is fine.
+fn send(pid: i32, signal: i32) -> Result<()> {
+    match crate::sys::signal::kill(pid, signal) {
+        Ok(()) | Err(libc::ESRCH) => Ok(()),
+        Err(errno) => Err(Error::System { operation: "send a signal", source: io::Error::from_raw_os_error(errno) }),
+    }
+}
+
+fn no_freezer() -> Error {
+    Error::Kernel { feature: "a freezer in the container's cgroup", purpose: "to stop all of its processes".to_owned() }
+}
