@@ -1,0 +1,3 @@
+//! The engine from outside, and the rules that hold over the whole workspace.
+
+mod layering;
