@@ -169,8 +169,9 @@ impl Devices {
         // Where the new rule cuts an older one, the part that both cover gets an entry.
         let mut cuts: Vec<Nodes> = self.entries.keys().filter_map(|e| e.intersection(nodes)).collect();
         cuts.push(nodes);
-        for cut in cuts {
-            let verdict = self.verdict(cut);
+        // All by the old entries, among which the narrowest is one alone.
+        let cuts: Vec<_> = cuts.into_iter().map(|cut| (cut, self.verdict(cut))).collect();
+        for (cut, verdict) in cuts {
             self.entries.entry(cut).or_insert(verdict);
         }
         for (_, verdict) in self.entries.iter_mut().filter(|(entry, _)| nodes.covers(**entry)) {
@@ -219,17 +220,17 @@ impl Devices {
             let pairs = entries.iter().flat_map(|a| entries.iter().map(move |b| (a, b)));
             pairs.filter(|(wide, narrow)| wide.0 != narrow.0 && wide.0.covers(narrow.0))
         };
-        // An access is allowed if one exception to "none" covers all of it: right if narrower entries only add.
-        if narrower().all(|(wide, narrow)| narrow.1.contains(wide.1)) {
-            let exceptions = self.entries().into_iter().filter(|(_, access)| *access != Access::NONE);
-            return Ok(Exceptions { to: Basis::Nothing, exceptions: exceptions.collect() });
-        }
         // It is refused if one exception to "all" touches it: right if all is allowed and narrower entries only take away.
         let all = [Kind::Block, Kind::Char].into_iter().all(|k| self.verdict(Nodes::all(k)) == Access::ALL);
         if all && narrower().all(|(wide, narrow)| wide.1.contains(narrow.1)) {
             let taken = |(nodes, access): (Nodes, Access)| (nodes, Access(Access::ALL.0 & !access.0));
             let exceptions = self.entries().into_iter().map(taken).filter(|(_, access)| *access != Access::NONE);
             return Ok(Exceptions { to: Basis::Everything, exceptions: exceptions.collect() });
+        }
+        // An access is allowed if one exception to "none" covers all of it: right if narrower entries only add.
+        if narrower().all(|(wide, narrow)| narrow.1.contains(wide.1)) {
+            let exceptions = self.entries().into_iter().filter(|(_, access)| *access != Access::NONE);
+            return Ok(Exceptions { to: Basis::Nothing, exceptions: exceptions.collect() });
         }
         Err(Error::UnsupportedField {
             field: FIELD.to_owned(),
