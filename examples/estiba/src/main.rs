@@ -1,3 +1,61 @@
-//! Part of Estiba.
+//! `estiba`: runs containers without a daemon. A face of the crate `estiba-engine`.
 
-fn main() {}
+mod cleanup;
+mod cli;
+mod embedded;
+mod environment;
+mod failure;
+mod images;
+mod output;
+mod ps;
+mod quantity;
+mod rm;
+mod run;
+mod session;
+mod signals;
+mod terminal;
+mod version;
+mod volume;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::Cli;
+use crate::failure::{Failure, Result};
+
+fn main() -> ExitCode {
+    // In a process that was started as a container's shim this serves and never returns.
+    estiba_engine::reexec();
+    embedded::note_start();
+    match command() {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            // Where even stderr is closed there is nobody to tell.
+            let _ = writeln!(io::stderr(), "estiba: {failure}");
+            ExitCode::from(failure.status())
+        }
+    }
+}
+
+fn command() -> Result<u8> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            return match cli::usage_failure(&error) {
+                Some(failure) => Err(failure),
+                None => output::print(&error.render().to_string()),
+            };
+        }
+    };
+    // One thread: what waits costs none, and what blocks is taken to threads that come when they are needed.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::caused("cannot set up asynchronous I/O", error))?;
+    let result = runtime.block_on(cli.execute());
+    // A write to a terminal or pipe that takes nothing must not keep the process.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,60 @@
+//! Signals that arrive here, for the container.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+pub(crate) const SIGWINCH: i32 = 28;
+pub(crate) const SIGCONT: i32 = 18;
+
+/// What is not the container's. SIGKILL and SIGSTOP can't be caught; SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV
+/// and SIGSYS say that this program is broken; SIGPIPE, SIGCHLD, SIGTTIN, SIGTTOU and SIGURG are about its own files and
+/// children; 32 and 33 are the C library's own.
+const OURS: [i32; 16] = [9, 19, 4, 5, 6, 7, 8, 11, 31, 13, 17, 21, 22, 23, 32, 33];
+
+const LAST_REALTIME: i32 = 64;
+
+/// All signals that are caught to be handed on, from here on to the end of the process.
+#[derive(Debug)]
+pub(crate) struct Signals(Vec<(i32, Signal)>);
+
+impl Signals {
+    pub(crate) fn catch() -> io::Result<Self> {
+        caught().map(|number| Ok((number, signal(SignalKind::from_raw(number))?))).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// The next signal's number. Cancel-safe: a signal that is not returned is returned by a later call.
+    pub(crate) async fn next(&mut self) -> i32 {
+        poll_fn(|context| {
+            for (number, signal) in &mut self.0 {
+                if signal.poll_recv(context).is_ready() {
+                    return Poll::Ready(*number);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+fn caught() -> impl Iterator<Item = i32> {
+    (1..=LAST_REALTIME).filter(|number| !OURS.contains(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_concerns_this_program_alone_is_left() {
+        let caught: Vec<i32> = caught().collect();
+        for forwarded in [1, 2, 3, 10, 12, 15, SIGCONT, 20, SIGWINCH, 34, 64] {
+            assert!(caught.contains(&forwarded), "{forwarded}");
+        }
+        for ours in OURS {
+            assert!(!caught.contains(&ours), "{ours}");
+        }
+    }
+}
