@@ -1,3 +1,26 @@
-//! Part of Estiba.
+//! `containerd-shim-estiba-v2`: the Estiba shim as a small static binary.
+//!
+//! `serve --id ID [--exit-file PATH] [--cgroup-root PATH] [-- EXIT COMMAND…]`, with the listening socket as standard input and
+//! the bundle's folder as working directory, is how `estiba_shim::Launch` starts it.
 
-fn main() {}
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let answer = match arguments.first().and_then(|word| word.to_str()) {
+        Some("serve") => estiba_shim::serve_from_args(arguments),
+        Some("-v" | "--version") => {
+            let line = concat!("containerd-shim-estiba-v2 ", env!("CARGO_PKG_VERSION"));
+            return if writeln!(io::stdout(), "{line}").is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
+        Some("-h" | "--help") | None => "usage: containerd-shim-estiba-v2 serve --id ID [--exit-file PATH] \
+             [--cgroup-root PATH] [-- EXIT COMMAND...]\n\
+             The listening socket is standard input, the bundle the working directory. Programs start it: see the crate \
+             estiba-shim.",
+        Some(_) => "containerd-shim-estiba-v2: unknown command; the one it knows is `serve` (see --help). Being started \
+             by containerd (-namespace ... start) is not supported yet.",
+    };
+    let _ = writeln!(io::stderr(), "{answer}");
+    ExitCode::from(2)
+}

@@ -1,0 +1,161 @@
+//! How a container ended, as it lies on disk.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use estiba_runtime::ExitStatus;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The most that [`ExitRecord::read`] reads.
+const MAX: u64 = 64 << 10;
+
+/// How a container ended: the content of `exit.json`.
+///
+/// It is on disk before anyone is told. The boot id and the process's start time let a reader tell a reused pid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// The container's first process.
+    pub pid: i32,
+    /// When that process started, in clock ticks since boot, as `/proc/PID/stat` counts.
+    #[serde(default)]
+    pub start_time: u64,
+    /// Its exit status as a shell has it: 128 + n if signal n ended it.
+    pub status: i32,
+    /// The signal that ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Whether the kernel killed a process of the container because its memory limit was reached.
+    #[serde(default)]
+    pub oom_killed: bool,
+    /// When it ended: RFC 3339 in UTC, with nanoseconds.
+    pub exited_at: String,
+    /// In which boot of the machine.
+    pub boot_id: String,
+}
+
+impl ExitRecord {
+    pub(crate) fn new(pid: i32, start_time: u64, status: ExitStatus, oom_killed: bool, at: SystemTime) -> Self {
+        let signal = match status {
+            ExitStatus::Signaled(signal) => Some(signal),
+            ExitStatus::Exited(_) => None,
+        };
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        Self { pid, start_time, status: status.code(), signal, oom_killed, exited_at: rfc3339(at), boot_id }
+    }
+
+    /// Reads a record; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] if it cannot be read, [`Error::Message`] if it is not a record.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::file("open", path, error)),
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX).read_to_end(&mut bytes).map_err(|error| Error::file("read", path, error))?;
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|source| Error::Message { message: "exit record", source: Box::new(source) })
+    }
+
+    /// Writes the record beside and renames: a reader sees all of it or nothing, whatever ends this process.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        let beside = Path::new(&beside);
+        let mut bytes = serde_json::to_vec(self)
+            .map_err(|source| Error::Message { message: "exit record", source: Box::new(source) })?;
+        bytes.push(b'\n');
+        let written = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(beside)
+            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_data()));
+        written.map_err(|error| Error::file("write", beside, error))?;
+        fs::rename(beside, path).map_err(|error| Error::file("rename to", path, error))
+    }
+}
+
+/// When a process started, in clock ticks since boot: field 22 of
+/// [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html). 0 if it is gone.
+pub(crate) fn start_time(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The command's name may hold anything, a closing bracket too; what follows the last one is numbers.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    fields.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
+}
+
+/// A moment in RFC 3339, in UTC, with nanoseconds.
+fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since.subsec_nanos())
+}
+
+/// Year, month and day of a number of days since 1970 in the Gregorian calendar.
+fn civil(days: u64) -> (u64, u64, u64) {
+    // Counted from March of the year 0, so that the leap day comes last: 400 years have 146,097 days.
+    let days = days + 719_468;
+    let era = days / 146_097;
+    let day_of_era = days % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn moments() {
+        let cases = [
+            (0, 0, "1970-01-01T00:00:00.000000000Z"),
+            (951_782_400, 1, "2000-02-29T00:00:00.000000001Z"),
+            (1_709_251_199, 999_999_999, "2024-02-29T23:59:59.999999999Z"),
+            (4_107_542_400, 0, "2100-03-01T00:00:00.000000000Z"),
+            (1_795_470_306, 5, "2026-11-23T22:45:06.000000005Z"),
+        ];
+        for (seconds, nanos, expected) in cases {
+            assert_eq!(rfc3339(UNIX_EPOCH + Duration::new(seconds, nanos)), expected);
+        }
+    }
+
+    #[test]
+    fn written_is_read_and_the_old_one_replaced() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("exit.json");
+        assert_eq!(ExitRecord::read(&path).expect("absent is fine"), None);
+        for status in [ExitStatus::Exited(7), ExitStatus::Signaled(9)] {
+            let record = ExitRecord::new(42, 9, status, true, SystemTime::now());
+            record.write(&path).expect("write");
+            assert_eq!(ExitRecord::read(&path).expect("read"), Some(record));
+        }
+        let names: Vec<_> = fs::read_dir(dir.path()).expect("list").flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(names, ["exit.json"]);
+        fs::write(&path, b"{").expect("write");
+        assert!(ExitRecord::read(&path).is_err());
+    }
+
+    #[test]
+    fn our_own_start_time_is_known() {
+        assert!(start_time(std::process::id() as i32) > 0);
+        assert_eq!(start_time(-1), 0);
+    }
+}

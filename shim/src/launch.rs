@@ -1,0 +1,112 @@
+//! Starts a shim.
+
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use estiba_runtime::ContainerId;
+
+use crate::arguments::Arguments;
+use crate::client::{Client, log_tail};
+use crate::daemon::{LOCK, LOG, REEXEC_NAME, SOCKET, lock, open_folder, short_path};
+use crate::error::{Error, Result};
+
+/// Which program is the shim.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Program {
+    /// A program of its own, such as `containerd-shim-estiba-v2`: the smallest in memory.
+    Path(PathBuf),
+    /// The running program itself, whose `main` calls [`reexec`](crate::reexec).
+    #[default]
+    Reexec,
+}
+
+impl Program {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Path(path) => path,
+            Self::Reexec => Path::new("/proc/self/exe"),
+        }
+    }
+}
+
+/// What is needed to start the shim of one container.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// Which program.
+    pub program: Program,
+    /// The container.
+    pub id: ContainerId,
+    /// The bundle's folder, which exists: the shim works there, and its socket, lock and log lie there.
+    pub bundle_dir: PathBuf,
+    /// Where the [`ExitRecord`](crate::ExitRecord) is written when the container has ended.
+    pub exit_file: Option<PathBuf>,
+    /// Where the cgroup hierarchies are; `None` finds them.
+    pub cgroup_root: Option<PathBuf>,
+    /// What the shim executes in its own place once its container is gone and nobody is connected.
+    pub exit_command: Vec<OsString>,
+}
+
+impl Launch {
+    /// Starts the shim and connects to it. Blocks until the shim has left this process: it is no child of the caller then.
+    ///
+    /// The connection exists before the shim does, so the shim never sees itself abandoned by a caller that is slow; if the
+    /// caller dies, it does.
+    ///
+    /// The shim gets an environment of `PATH` and `XDG_RUNTIME_DIR` only.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] if a shim lives in that folder, [`Error::Spawn`] and [`Error::EarlyExit`] if it does not start,
+    /// [`Error::File`] for what cannot be made in the folder.
+    pub fn spawn(&self) -> Result<Client> {
+        let folder = open_folder(&self.bundle_dir)?;
+        // Held until the shim is started, which inherits nothing of it: two callers cannot take each other's socket away.
+        let lock = lock(Path::new(&short_path(&folder, LOCK)))?;
+        let lock = lock.ok_or_else(|| Error::Busy { bundle: self.bundle_dir.clone() })?;
+        let socket = short_path(&folder, SOCKET);
+        let fail = |operation| move |error| Error::file(operation, self.bundle_dir.join(SOCKET), error);
+        match std::fs::remove_file(&socket) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail("remove")(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&socket).map_err(fail("bind"))?;
+        let stream = UnixStream::connect(&socket).map_err(fail("connect to"))?;
+        drop(lock);
+        self.start(listener)?;
+        Ok(Client::new(stream, self.id.to_string(), Some(self.bundle_dir.join(LOG))))
+    }
+
+    fn start(&self, listener: UnixListener) -> Result<()> {
+        let log = self.bundle_dir.join(LOG);
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&log);
+        let file = file.map_err(|error| Error::file("open", &log, error))?;
+        let arguments = Arguments {
+            id: self.id.clone(),
+            exit_file: self.exit_file.clone(),
+            cgroup_root: self.cgroup_root.clone(),
+            exit_command: self.exit_command.clone(),
+        };
+        let mut command = Command::new(self.program.path());
+        if self.program == Program::Reexec {
+            command.arg0(REEXEC_NAME);
+        }
+        command
+            .args(arguments.to_vec())
+            .env_clear()
+            .envs(["PATH", "XDG_RUNTIME_DIR"].iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+            .current_dir(&self.bundle_dir)
+            .stdin(OwnedFd::from(listener))
+            .stdout(Stdio::null())
+            .stderr(file);
+        let failed = |source| Error::Spawn { program: self.program.path().to_owned(), source };
+        // The command keeps its copies of the descriptors until it is dropped.
+        let status = command.spawn().map_err(failed)?.wait().map_err(failed)?;
+        if status.success() { Ok(()) } else { Err(Error::EarlyExit { status, log: log_tail(&log) }) }
+    }
+}
