@@ -2,15 +2,20 @@
 
 pub use oci_spec;
 
+mod copy;
 mod error;
 pub mod layer;
 mod name;
 mod native;
 mod overlay;
+mod record;
 mod snapshotter;
+mod store;
+mod sys;
+mod tree;
 
 pub use error::{Error, Result};
 pub use name::{Key, Name, SnapshotId};
 pub use native::Native;
-pub use overlay::{Overlay, OverlayOptions};
+pub use overlay::{Overlay, OverlayOptions, Writes};
 pub use snapshotter::{Durability, Info, Kind, Repaired, Snapshotter, Usage};
