@@ -19,7 +19,7 @@ Examples:
 
 /// Run containers, without a daemon.
 #[derive(Debug, Parser)]
-#[command(name = "estiba", version, about, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "estiba", version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(disable_help_subcommand = true, subcommand_required = true, arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -37,7 +37,7 @@ struct Global {
     /// Folder of sockets and bundles [default: /run/estiba, or ROOT/run of another root]
     #[arg(long, value_name = "DIR", global = true)]
     run_root: Option<PathBuf>,
-    /// How root file systems are kept
+    /// How root file systems are kept: layers shared by overlayfs, or plain copies
     #[arg(long, value_name = "NAME", default_value = "overlay", global = true)]
     snapshotter: Snapshotter,
     /// Cgroup below which each container gets its own
@@ -50,9 +50,7 @@ struct Global {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Snapshotter {
-    /// Layers are shared (overlayfs)
     Overlay,
-    /// Plain copies, on any file system
     Native,
 }
 
@@ -137,11 +135,9 @@ fn installed_shim(program: &Path) -> Option<PathBuf> {
 
 /// What is wrong with the command line, in one line. `None`: help or the version was asked for.
 pub(crate) fn usage_failure(error: &clap::Error) -> Option<Failure> {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+    use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    if matches!(error.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion) {
         return None;
-    }
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Some(Failure::new("a command is missing: see 'estiba --help'"));
     }
     // The first paragraph is the error, and the tips that may follow stand in paragraphs of their own.
     let rendered = error.render().to_string();
@@ -156,8 +152,18 @@ pub(crate) fn usage_failure(error: &clap::Error) -> Option<Failure> {
         });
     Some(Failure::new(match suggestion {
         Some(name) => format!("{message} (did you mean '{name}'?)"),
-        None => format!("{message}: see 'estiba --help'"),
+        None => format!("{message}: see 'estiba {}--help'", subcommand(&rendered)),
     }))
+}
+
+/// The subcommand that an error's usage line is about, with a space behind it.
+fn subcommand(rendered: &str) -> String {
+    let word = rendered
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix("Usage: estiba "))
+        .and_then(|usage| usage.split(' ').next())
+        .filter(|word| word.bytes().all(|byte| byte.is_ascii_lowercase()));
+    word.map(|word| format!("{word} ")).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -179,9 +185,10 @@ mod tests {
     #[test]
     fn usage_errors_are_one_line() {
         for (words, part) in [
-            ("estiba", "a command is missing"),
             ("estiba rum", "did you mean 'run'?"),
             ("estiba run", "REF"),
+            ("estiba run", "see 'estiba run --help'"),
+            ("estiba --nothing", "see 'estiba --help'"),
             ("estiba run --memery 1m x", "did you mean '--memory'?"),
             ("estiba run --memory 1q x", "such as 512m"),
             ("estiba run --network bridge x", "not supported yet"),
@@ -194,7 +201,7 @@ mod tests {
 
     #[test]
     fn help_is_no_failure() {
-        for words in ["estiba --help", "estiba run --help", "estiba --version"] {
+        for words in ["estiba", "estiba --help", "estiba run --help", "estiba --version"] {
             let error = Cli::try_parse_from(words.split(' ')).expect_err("shown");
             assert!(usage_failure(&error).is_none(), "{words}");
         }

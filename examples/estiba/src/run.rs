@@ -94,9 +94,9 @@ pub(crate) struct Run {
     /// Show this help
     #[arg(long, action = ArgAction::Help)]
     help: Option<bool>,
-    /// The image, and the command instead of the image's own. What follows REF is the command's
+    /// The image; and a command, with its options, instead of the image's own
     // One list: only so does clap leave every option after REF to the command.
-    #[arg(required = true, trailing_var_arg = true, value_names = ["REF [COMMAND [ARG...]]"])]
+    #[arg(required = true, trailing_var_arg = true, value_name = "REF")]
     image_and_command: Vec<String>,
 }
 
@@ -233,5 +233,75 @@ impl Drop for IdFile {
             // Empty, and so of no use to anybody; the failure that led here is what is told.
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: Run,
+    }
+
+    fn parse(words: &str) -> Run {
+        Line::try_parse_from(words.split(' ')).expect("parsed").run
+    }
+
+    #[test]
+    fn options_after_the_reference_are_the_commands() {
+        for (words, expected) in [
+            ("run x", "x"),
+            ("run x ls -l --memory 1 -it --rm --help", "x ls -l --memory 1 -it --rm --help"),
+            ("run x -i", "x -i"),
+            ("run x --unknown", "x --unknown"),
+            ("run x -- y", "x -- y"),
+            ("run -- x y", "x y"),
+        ] {
+            let run = parse(words);
+            assert_eq!(run.image_and_command.join(" "), expected, "{words}");
+            assert!(!run.interactive && !run.rm && run.memory.is_none(), "{words}");
+        }
+    }
+
+    #[test]
+    fn dockers_short_forms_are_known() {
+        let run =
+            parse("run -it -m512m -h box -u 1:2 -w /w -eA=1 -e B -v /a:/b:ro --net host --pids-limit -1 --rm x sh");
+        assert!(run.interactive && run.tty && run.rm);
+        assert_eq!(run.memory, Some(512 << 20));
+        assert_eq!(run.hostname.as_deref(), Some("box"));
+        assert_eq!(run.user.as_deref(), Some("1:2"));
+        assert_eq!(run.workdir.as_deref(), Some("/w"));
+        assert_eq!(run.env, ["A=1", "B"]);
+        assert_eq!(run.volume, ["/a:/b:ro"]);
+        assert_eq!(run.network, NetworkMode::Host);
+        assert_eq!(run.pids_limit, Some(-1));
+    }
+
+    #[test]
+    fn runtimes_are_found_by_name_or_path() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("somerun"), "").expect("written");
+        let find = |program: &str| find_program(Path::new(program), Some(folder.path().into())).ok();
+        assert_eq!(find("somerun"), Some(folder.path().join("somerun")));
+        assert_eq!(find("otherrun"), None);
+        assert_eq!(find("/usr/sbin/runc"), Some("/usr/sbin/runc".into()));
+        assert!(find("./runc").is_some_and(|path| path.is_absolute()));
+    }
+
+    #[test]
+    fn an_id_file_is_never_shared_and_never_empty() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("id");
+        drop(IdFile::make(&path).expect("made"));
+        assert!(!path.exists(), "an empty file was left");
+        IdFile::make(&path).and_then(|mut file| file.write("abc")).expect("written");
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), "abc");
+        assert!(IdFile::make(&path).is_err());
     }
 }
