@@ -242,6 +242,11 @@ impl Inner {
         })
     }
 
+    /// The id as the runtime and the shim know it.
+    pub(crate) fn container_id(&self, id: &Id) -> Result<estiba_runtime::ContainerId> {
+        id.as_str().parse().map_err(|source| Error::Runtime { id: id.clone(), source: Box::new(source) })
+    }
+
     /// The lock on a container's folder and its record, for a command that changes it.
     pub(crate) fn lock(&self, id: &Id) -> Result<(FolderLock, Record)> {
         let gone = || Error::NoContainer { name: id.to_string() };

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use estiba_runtime::{Cgroup, ContainerId, DeleteMode, External, Hierarchies, KillTarget, Native, Runtime};
+use estiba_runtime::{Cgroup, DeleteMode, External, Hierarchies, Native, Runtime};
 
 use crate::engine::Inner;
 use crate::error::{Error, Result};
@@ -91,7 +91,7 @@ fn kill(inner: &Inner, record: &Record) -> Result<()> {
     let id = &record.id;
     let failed = |source| Error::Runtime { id: id.clone(), source: Box::new(source) };
     let state = inner.records.bundle(id).join("runtime");
-    let container: ContainerId = id.as_str().parse().map_err(failed)?;
+    let container = inner.container_id(id)?;
     let runtime: Box<dyn Runtime> = match &record.request.runtime {
         None => Box::new(Native::new(state)),
         Some(program) => Box::new(External::new(program.clone(), state)),
@@ -111,8 +111,8 @@ pub(crate) fn end(inner: &Inner, id: &Id) -> Result<()> {
         return Ok(());
     }
     let failed = |source| Error::Shim { operation: "kill", id: id.clone(), source: Box::new(source) };
-    match estiba_shim::Client::connect(&inner.records.bundle(id)) {
-        Ok(mut client) => client.kill(id.as_str(), nix::libc::SIGKILL, KillTarget::All).map_err(failed)?,
+    match estiba_shim::Client::connect(inner.records.bundle(id), id.as_str()) {
+        Ok(mut client) => client.kill_all(nix::libc::SIGKILL as u32).map_err(failed)?,
         // It ended in this moment.
         Err(_) if !inner.records.has_shim(id)? => return Ok(()),
         Err(error) => return Err(failed(error)),

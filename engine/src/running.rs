@@ -143,10 +143,16 @@ fn launch(inner: &Inner, record: &Record) -> Result<Launched> {
         ShimProgram::Reexec => Program::Reexec,
     };
     let failed = |operation| move |source| Error::Shim { operation, id: id.clone(), source: Box::new(source) };
-    let launch =
-        Launch { program, id: id.to_string(), bundle: bundle.clone(), exit_file: Some(exit_file), exit_command };
+    let launch = Launch {
+        program,
+        id: inner.container_id(id)?,
+        bundle_dir: bundle.clone(),
+        exit_file: Some(exit_file),
+        cgroup_root: None,
+        exit_command,
+    };
     let control = launch.spawn().map_err(failed("start the shim of"))?;
-    let waiting = estiba_shim::Client::connect(&bundle).map_err(failed("connect to the shim of"))?;
+    let waiting = estiba_shim::Client::connect(&bundle, id.as_str()).map_err(failed("connect to the shim of"))?;
 
     let fifos = Fifos::make(&bundle, &record.request)?;
     let key = inner.snapshot_key(id)?;
