@@ -3,6 +3,8 @@
 use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
 
+use crate::Platform;
+
 /// An image's config, read from its raw bytes and never written back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageConfig {
@@ -57,6 +59,13 @@ where
 }
 
 impl ImageConfig {
+    /// The platform that the image is for.
+    #[must_use]
+    pub fn platform(&self) -> Platform {
+        let (os, architecture) = (self.oci.os().to_string(), self.oci.architecture().to_string());
+        Platform::new(&os, &architecture, self.oci.variant().as_deref())
+    }
+
     /// Parses a config's bytes.
     pub(crate) fn parse(raw: &[u8]) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]

@@ -20,6 +20,12 @@ pub(crate) enum Hasher {
     Sha512(Box<Sha512>),
 }
 
+impl std::fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hasher")
+    }
+}
+
 impl Hasher {
     pub(crate) fn sha256() -> Self {
         Self::Sha256(Sha256::new())

@@ -327,7 +327,10 @@ pub enum ArchiveProblem {
     Outside(String),
     /// A file that should be there is not.
     #[error("{0} is missing: not an image archive, or one cut short")]
-    Missing(String),
+    Missing(&'static str),
+    /// It is an image archive, of the other kind.
+    #[error("this is another kind of image archive; write {0}:FILE")]
+    OtherKind(&'static str),
     /// A link that leads nowhere, or in a circle.
     #[error("the link {0:?} leads nowhere")]
     Dangling(String),

@@ -4,6 +4,8 @@ use oci_spec::image::{Descriptor, MediaType};
 
 use crate::{Error, Result};
 
+/// OCI's index.
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Docker's manifest, schema 2.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 /// Docker's index, which it calls a manifest list.

@@ -370,7 +370,10 @@ mod tests {
             let ours = text.parse::<Reference>().ok();
             let theirs = text.parse::<oci_spec::distribution::Reference>().ok();
             if let (Some(ours), Some(theirs)) = (&ours, &theirs) {
-                // It does not know the rule that an upper-case first part is a host.
+                // It does not know the rule that a first part in upper case is a host.
+                if ours.registry().bytes().any(|b| b.is_ascii_uppercase()) {
+                    continue;
+                }
                 assert_eq!(oci_spec::distribution::Reference::from(ours).whole(), theirs.whole(), "{text}");
                 agreed += 1;
             }
