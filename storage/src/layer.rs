@@ -1,8 +1,38 @@
 //! Layers of an image: from a tar stream to a snapshot.
+//!
+//! A layer is a tar archive of what changed ([image-spec, layer.md]). Its bytes come from anywhere, and they are
+//! written as root: nothing in them is believed.
+//!
+//! - **Paths.** Every path is resolved inside the target, from an open folder, one name at a time or by
+//!   `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)`. Symbolic links of the image are followed as the image means
+//!   them: inside its root. No file is created, changed, linked or removed outside. The root itself can only be a folder.
+//! - **Meaning.** What GNU tar, Go's `archive/tar` and this module see in an archive is the same, or the layer is
+//!   refused. POSIX (PAX) and GNU extensions are known: long names, large numbers, extended attributes, sparse files in
+//!   four forms. Global headers may only hold a comment. Entries of other types are refused by name.
+//! - **Cost.** Sizes, counts, depths and the ratio of compression are bounded by [`Limits`], memory by a constant,
+//!   and work is linear in the size of the uncompressed stream.
+//! - **Whiteouts** (`.wh.NAME`, `.wh..wh..opq`) hide what lower layers have, never what the layer itself has, wherever
+//!   in the archive they stand. On overlay they become overlay's own form.
+//! - **Hard links** to a file of a lower layer copy it up first, as the kernel's overlay would.
+//! - **Folders that no entry names** are copies of the lower layer's (owner, mode, attributes, times), or else belong
+//!   to root with mode 0755.
+//! - Owners are applied before modes, modes before times, times of folders last. `user.overlay.*` and
+//!   `trusted.overlay.*` attributes are dropped, and a device 0:0 (overlay's whiteout) is refused.
+//!
+//! [image-spec, layer.md]: https://github.com/opencontainers/image-spec/blob/main/layer.md
+
+mod archive;
+mod extract;
+mod header;
+mod pax;
+mod place;
+mod stream;
+mod target;
 
 use std::io::Read;
 
-use oci_spec::runtime::Mount;
+use archive::Archive;
+pub use target::Target;
 
 use crate::Result;
 
@@ -48,7 +78,7 @@ impl Compression {
 pub struct Limits {
     /// Bytes of the uncompressed stream, and of file content that sparse entries and links to lower layers add.
     pub bytes: u64,
-    /// Entries of the archive.
+    /// Headers of the archive.
     pub entries: u64,
     /// Bytes of an entry's path or link target.
     pub path: u64,
@@ -83,8 +113,10 @@ pub struct Applied {
     pub diff_id_sha256: [u8; 32],
     /// Bytes of the uncompressed stream.
     pub bytes: u64,
-    /// Entries of the archive, whiteouts among them.
+    /// Headers of the archive, extended ones and whiteouts among them.
     pub entries: u64,
+    /// Extended attributes that the file system of the target cannot hold, and overlay's own; they are left out.
+    pub skipped_xattrs: u64,
 }
 
 impl Applied {
@@ -99,22 +131,18 @@ impl Applied {
     }
 }
 
-/// The tree that a layer is applied to.
-#[derive(Debug)]
-pub struct Target {}
-
-impl Target {
-    /// The tree behind a snapshotter's mounts, without mounting anything: overlay's upper folder (whiteouts become
-    /// overlay's own, lower folders are looked at for parents and hard links), or a bind mount's source (whiteouts
-    /// remove).
-    pub fn from_mounts(_mounts: &[Mount]) -> Result<Self> {
-        todo!()
-    }
-}
-
 /// Applies a layer to a target.
 ///
-/// The stream is hashed as it goes; compare [`Applied::diff_id`] with the image's configuration before you commit.
-pub fn apply(_reader: impl Read, _compression: Compression, _target: &Target, _limits: &Limits) -> Result<Applied> {
-    todo!()
+/// The stream is hashed as it goes and read to its very end; compare [`Applied::diff_id`] with the image's
+/// configuration before you commit. The archive is not trusted: see the [module](self).
+///
+/// Blocks. Inflation runs on the calling thread, the rest on a second one that ends before this returns.
+pub fn apply(reader: impl Read, compression: Compression, target: &Target, limits: &Limits) -> Result<Applied> {
+    stream::run(reader, compression, limits, |input| {
+        let mut archive = Archive::new(input, limits);
+        let skipped_xattrs = extract::all(&mut archive, target, limits)?;
+        let entries = archive.entries;
+        let (diff_id_sha256, bytes) = archive.into_source().finish()?;
+        Ok(Applied { diff_id_sha256, bytes, entries, skipped_xattrs })
+    })
 }

@@ -1,0 +1,558 @@
+//! Entries become files.
+
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
+use std::ffi::{CStr, CString, OsStr};
+use std::hash::BuildHasher as _;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::rc::Rc;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+
+use super::Limits;
+use super::archive::{Archive, Entry, Kind, Source, show};
+use super::place::{Place, Places, is_whiteout, join, parts};
+use super::target::{Target, Whiteouts};
+use crate::{Error, Result, copy, sys, tree};
+
+const WHITEOUT: &[u8] = b".wh.";
+const META: &[u8] = b".wh..wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// Bytes of folder names that wait for their times before they get them early.
+const WAITING: usize = 16 << 20;
+
+/// Steps from folder to folder that an archive may take, besides those that its entries pay for. Links that lead
+/// through many folders are the only way to use them up.
+const STEPS: u64 = 1_000_000;
+const STEPS_FOR_ENTRY: u64 = 256;
+
+/// Applies all entries; returns the number of extended attributes left out.
+pub(crate) fn all<S: Source>(archive: &mut Archive<'_, S>, target: &Target, limits: &Limits) -> Result<u64> {
+    let mut extract = Extract {
+        target,
+        limits,
+        places: Places::new(target),
+        books: Books::new(target)?,
+        times: Vec::new(),
+        waiting: 0,
+        added: 0,
+        skipped_xattrs: 0,
+        root_opaque: false,
+        noted: None,
+    };
+    while let Some(entry) = archive.next()? {
+        extract.entry(archive, &entry)?;
+        let steps = STEPS + STEPS_FOR_ENTRY * archive.entries;
+        if extract.places.steps > steps {
+            return Err(Error::LimitExceeded { what: "folders on the way", limit: steps, entry: show(&entry.name) });
+        }
+    }
+    extract.set_times(None)?;
+    Ok(extract.skipped_xattrs)
+}
+
+struct Extract<'a> {
+    target: &'a Target,
+    limits: &'a Limits,
+    places: Places<'a>,
+    books: Books,
+    /// Folders and the times that they get when nothing more is written to them.
+    times: Vec<(CString, Timestamps)>,
+    waiting: usize,
+    /// Bytes that were not in the stream: holes, and files of lower layers.
+    added: u64,
+    skipped_xattrs: u64,
+    root_opaque: bool,
+    /// The last place whose ancestors are in the books.
+    noted: Option<Rc<Place>>,
+}
+
+/// What this layer has made in a tree that lower layers have filled before, where whiteouts remove: they must not
+/// remove what is the layer's own.
+struct Books {
+    /// There was anything before.
+    kept: bool,
+    keys: RandomState,
+    /// Hashes of (folder, name).
+    own: HashSet<u64>,
+    /// Folders that hold nothing but what is the layer's own.
+    whole: HashSet<u64>,
+}
+
+impl Books {
+    fn new(target: &Target) -> Result<Self> {
+        let kept = target.whiteouts == Whiteouts::Remove && {
+            let names = rustix::fs::openat(&target.upper, c".", sys::DIR, Mode::empty())
+                .and_then(|root| sys::names(root.as_fd()))
+                .map_err(|errno| extract_error("read the root for", b"", errno))?;
+            !names.is_empty()
+        };
+        Ok(Books { kept, keys: RandomState::new(), own: HashSet::new(), whole: HashSet::new() })
+    }
+
+    fn key(&self, folder: u64, name: &CStr) -> u64 {
+        self.keys.hash_one((folder, name))
+    }
+
+    fn add(&mut self, folder: u64, name: &CStr) {
+        if self.kept {
+            let key = self.key(folder, name);
+            self.own.insert(key);
+        }
+    }
+
+    fn add_whole(&mut self, folder: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        if self.kept {
+            self.whole.insert(rustix::fs::fstat(folder)?.st_ino);
+        }
+        Ok(())
+    }
+
+    /// Removes from a folder what is not the layer's own, at any depth. A second time there is nothing to do.
+    fn purge(&mut self, folder: OwnedFd) -> rustix::io::Result<()> {
+        let inode = rustix::fs::fstat(&folder)?.st_ino;
+        if !self.whole.insert(inode) {
+            return Ok(());
+        }
+        for name in sys::names(folder.as_fd())? {
+            if !self.own.contains(&self.key(inode, &name)) {
+                tree::remove(folder.as_fd(), &name)?;
+            } else if let Ok(below) = sys::open_beneath(folder.as_fd(), &name, sys::DIR) {
+                self.purge(below)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn extract_error(operation: &'static str, name: &[u8], errno: Errno) -> Error {
+    Error::Extract { operation, entry: show(name), source: io::Error::from(errno) }
+}
+
+impl Extract<'_> {
+    fn entry<S: Source>(&mut self, archive: &mut Archive<'_, S>, entry: &Entry) -> Result<()> {
+        let name = &entry.name;
+        let invalid = |reason: &str| Error::InvalidLayer { entry: show(name), reason: reason.into() };
+        let parts = parts(name);
+        if parts.len() as u64 > self.limits.depth {
+            return Err(Error::LimitExceeded {
+                what: "folders in a path",
+                limit: self.limits.depth,
+                entry: show(name),
+            });
+        }
+        let Some((base, parents)) = parts.split_last() else {
+            // CVE-2021-29136: a link in the root's place would lead all others out.
+            if entry.kind != Kind::Directory {
+                return Err(invalid("the root can only be a folder"));
+            }
+            let place = self.places.place(&[]).map_err(|errno| extract_error("open root for", name, errno))?;
+            self.folder_metadata(entry, place.upper.as_fd(), c".")?;
+            return Ok(());
+        };
+        if base.starts_with(WHITEOUT) {
+            if entry.kind != Kind::File {
+                return Err(invalid("a whiteout can only be a file"));
+            }
+            return self.whiteout(entry, parents, base);
+        }
+        let c_base = CString::new(*base).map_err(|_| invalid("its name has a NUL"))?;
+        let place = self.places.place(parents).map_err(|errno| match errno {
+            Errno::NOTDIR => invalid("a parent is not a folder"),
+            Errno::LOOP => invalid("its parents have too many symbolic links"),
+            errno => extract_error("create parent of", name, errno),
+        })?;
+        self.note_implied();
+        self.note_ancestors(&place).map_err(|errno| extract_error("open parent of", name, errno))?;
+        match entry.kind {
+            Kind::Directory => return self.folder(entry, &parts, &place, &c_base),
+            Kind::File => self.file(archive, entry, &place, &c_base)?,
+            Kind::HardLink => self.hard_link(entry, &place, &c_base)?,
+            Kind::Symlink | Kind::Character | Kind::Block | Kind::Fifo => self.special(entry, &place, &c_base)?,
+        }
+        self.books.add(place.inode, &c_base);
+        Ok(())
+    }
+
+    /// Makes something new, in the place of whatever has its name.
+    fn make<T>(
+        &mut self,
+        entry: &Entry,
+        place: &Place,
+        base: &CStr,
+        make: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<T>,
+    ) -> Result<T> {
+        let made = match make(place.upper.as_fd()) {
+            Err(Errno::EXIST) => tree::remove(place.upper.as_fd(), base).and_then(|()| make(place.upper.as_fd())),
+            other => other,
+        };
+        made.map_err(|errno| extract_error("create", &entry.name, errno))
+    }
+
+    fn folder(&mut self, entry: &Entry, parts: &[&[u8]], place: &Rc<Place>, base: &CStr) -> Result<()> {
+        let failed = |errno| extract_error("create folder", &entry.name, errno);
+        let made = self.places.make_folder(place.upper.as_fd(), base).map_err(failed)?;
+        if made.fresh {
+            self.books.add_whole(made.folder.as_fd()).map_err(failed)?;
+        }
+        self.books.add(place.inode, base);
+        let path = join(&place.path, base).map_err(failed)?;
+        self.folder_metadata(entry, made.folder.as_fd(), &path)?;
+        self.places.went_into(parts, made.folder, place, base).map_err(failed)
+    }
+
+    fn folder_metadata(&mut self, entry: &Entry, folder: BorrowedFd<'_>, path: &CStr) -> Result<()> {
+        self.own(entry, folder)?;
+        self.xattrs(entry, folder)?;
+        self.later(path.to_owned(), times(entry.mtime))
+    }
+
+    /// Owner, then mode: `chown` takes the set-user-id bit away.
+    fn own(&mut self, entry: &Entry, fd: BorrowedFd<'_>) -> Result<()> {
+        let (uid, gid) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
+        rustix::fs::fchown(fd, uid, gid).map_err(|errno| extract_error("set owner of", &entry.name, errno))?;
+        rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode))
+            .map_err(|errno| extract_error("set mode of", &entry.name, errno))
+    }
+
+    fn xattrs(&mut self, entry: &Entry, fd: BorrowedFd<'_>) -> Result<()> {
+        for (name, value) in &entry.xattrs {
+            if sys::is_overlay_xattr(name) {
+                self.skipped_xattrs += 1;
+                continue;
+            }
+            match sys::set_xattr(fd, OsStr::from_bytes(name), value) {
+                Ok(()) => {}
+                Err(Errno::OPNOTSUPP) => self.skipped_xattrs += 1,
+                // The kernel keeps user attributes off links and devices.
+                Err(Errno::PERM) if name.starts_with(b"user.") && entry.kind != Kind::File => self.skipped_xattrs += 1,
+                Err(errno) => return Err(extract_error("set extended attribute of", &entry.name, errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn file<S: Source>(
+        &mut self,
+        archive: &mut Archive<'_, S>,
+        entry: &Entry,
+        place: &Place,
+        base: &CStr,
+    ) -> Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file =
+            self.make(entry, place, base, |dir| rustix::fs::openat(dir, base, flags, Mode::from_raw_mode(0o600)))?;
+        let failed = |errno| extract_error("write", &entry.name, errno);
+        let whole = [(0, entry.length)];
+        for &(start, length) in entry.sparse.as_deref().unwrap_or(&whole) {
+            let (mut offset, end) = (start, start + length);
+            while offset < end {
+                let piece = archive.piece(&entry.name)?;
+                let piece = &piece[..piece.len().min(usize::try_from(end - offset).unwrap_or(usize::MAX))];
+                let taken = piece.len();
+                sys::write_all_at(file.as_fd(), piece, offset).map_err(failed)?;
+                archive.take(taken);
+                offset += taken as u64;
+            }
+        }
+        if let Some(map) = &entry.sparse {
+            self.add_bytes(entry, entry.length - map.iter().map(|(_, length)| length).sum::<u64>())?;
+            rustix::fs::ftruncate(&file, entry.length).map_err(failed)?;
+        }
+        self.own(entry, file.as_fd())?;
+        self.xattrs(entry, file.as_fd())?;
+        rustix::fs::futimens(&file, &times(entry.mtime))
+            .map_err(|errno| extract_error("set times of", &entry.name, errno))
+    }
+
+    fn add_bytes(&mut self, entry: &Entry, bytes: u64) -> Result<()> {
+        self.added = self.added.saturating_add(bytes);
+        if self.added > self.limits.bytes {
+            return Err(Error::LimitExceeded { what: "bytes", limit: self.limits.bytes, entry: show(&entry.name) });
+        }
+        Ok(())
+    }
+
+    fn special(&mut self, entry: &Entry, place: &Place, base: &CStr) -> Result<()> {
+        let invalid = |reason: &str| Error::InvalidLayer { entry: show(&entry.name), reason: reason.into() };
+        let mode = Mode::from_raw_mode(entry.mode);
+        let kind = match entry.kind {
+            Kind::Character => FileType::CharacterDevice,
+            Kind::Block => FileType::BlockDevice,
+            Kind::Fifo => FileType::Fifo,
+            _ => FileType::Symlink,
+        };
+        if kind == FileType::Symlink {
+            if entry.link.is_empty() {
+                return Err(invalid("a symbolic link without a target"));
+            }
+            self.make(entry, place, base, |dir| rustix::fs::symlinkat(entry.link.as_slice(), dir, base))?;
+        } else {
+            if kind == FileType::CharacterDevice && entry.device == (0, 0) {
+                return Err(invalid("a device 0:0 is overlay's whiteout"));
+            }
+            let device = rustix::fs::makedev(entry.device.0, entry.device.1);
+            self.make(entry, place, base, |dir| rustix::fs::mknodat(dir, base, kind, mode & Mode::RWXU, device))?;
+        }
+        let dir = place.upper.as_fd();
+        let (uid, gid) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
+        rustix::fs::chownat(dir, base, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| extract_error("set owner of", &entry.name, errno))?;
+        if kind != FileType::Symlink || !entry.xattrs.is_empty() {
+            let inode = sys::open_inode(dir, base).map_err(|errno| extract_error("open", &entry.name, errno))?;
+            if kind != FileType::Symlink {
+                sys::chmod(inode.as_fd(), mode).map_err(|errno| extract_error("set mode of", &entry.name, errno))?;
+            }
+            self.xattrs(entry, inode.as_fd())?;
+        }
+        rustix::fs::utimensat(dir, base, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|errno| extract_error("set times of", &entry.name, errno))
+    }
+
+    fn hard_link(&mut self, entry: &Entry, place: &Rc<Place>, base: &CStr) -> Result<()> {
+        let invalid = |reason: &str| Error::InvalidLayer { entry: show(&entry.name), reason: reason.into() };
+        let failed = |errno| match errno {
+            Errno::NOTDIR => invalid("a parent of its link target is not a folder"),
+            Errno::ISDIR => invalid("its link target is a folder"),
+            Errno::LOOP => invalid("its link target has too many symbolic links"),
+            errno => extract_error("link", &entry.name, errno),
+        };
+        let missing = || invalid("its link target does not exist");
+        let path = parts(&entry.link);
+        if path.len() as u64 > self.limits.depth {
+            return Err(Error::LimitExceeded {
+                what: "folders in a path",
+                limit: self.limits.depth,
+                entry: show(&entry.name),
+            });
+        }
+        let (source_base, parents) = path.split_last().ok_or_else(|| invalid("its link target is a folder"))?;
+        let source_base = CString::new(*source_base).map_err(|_| missing())?;
+        // Nearly all targets are in the layer itself, by a path without symbolic links.
+        let parent_path = if parents.is_empty() { b".".to_vec() } else { parents.join(&b'/') };
+        let parent_path = CString::new(parent_path).map_err(|_| missing())?;
+        let near = sys::open_beneath(self.target.upper.as_fd(), &parent_path, sys::PLACE).ok();
+        if let Some(near) = near
+            && let Some(stat) = sys::stat(near.as_fd(), &source_base).map_err(failed)?
+        {
+            return self.link(entry, near.as_fd(), &source_base, &stat, place, base);
+        }
+        let folder = self.places.resolve(parents).map_err(failed)?;
+        let (lower, stat) = self.places.file(&folder, &source_base).map_err(failed)?.ok_or_else(missing)?;
+        match (lower, folder.upper()) {
+            (None, Some(upper)) => self.link(entry, upper.as_fd(), &source_base, &stat, place, base),
+            (None, None) => Err(missing()),
+            (Some(lower), _) => {
+                // A link needs one file in one layer: copied up with its folders, as the kernel would.
+                self.add_bytes(entry, stat.st_size.cast_unsigned())?;
+                let up = self.places.ensure(&folder).map_err(failed)?;
+                self.note_implied();
+                copy::file(lower.as_fd(), up.upper.as_fd(), &source_base, &stat).map_err(failed)?;
+                self.link(entry, up.upper.as_fd(), &source_base, &stat, place, base)
+            }
+        }
+    }
+
+    fn link(
+        &mut self,
+        entry: &Entry,
+        dir: BorrowedFd<'_>,
+        source: &CStr,
+        stat: &rustix::fs::Stat,
+        place: &Place,
+        base: &CStr,
+    ) -> Result<()> {
+        let invalid = |reason: &str| Error::InvalidLayer { entry: show(&entry.name), reason: reason.into() };
+        if matches!(self.target.whiteouts, Whiteouts::Overlay { .. }) && is_whiteout(stat) {
+            return Err(invalid("its link target does not exist"));
+        }
+        if sys::file_type(stat) == FileType::Directory {
+            return Err(invalid("its link target is a folder"));
+        }
+        let failed = |errno| extract_error("link", &entry.name, errno);
+        // Already the same: removing it to link it anew would remove the target.
+        if let Some(there) = sys::stat(place.upper.as_fd(), base).map_err(failed)?
+            && sys::identity(&there)
+                == sys::identity(&rustix::fs::statat(dir, source, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?)
+        {
+            return Ok(());
+        }
+        match rustix::fs::linkat(dir, source, &place.upper, base, AtFlags::empty()) {
+            Err(Errno::EXIST) => {}
+            other => return other.map_err(failed),
+        }
+        tree::remove(place.upper.as_fd(), base).map_err(failed)?;
+        match rustix::fs::linkat(dir, source, &place.upper, base, AtFlags::empty()) {
+            // The target was inside the folder that the link replaces.
+            Err(Errno::NOENT) => Err(invalid("its link target does not exist")),
+            other => other.map_err(failed),
+        }
+    }
+
+    fn whiteout(&mut self, entry: &Entry, parents: &[&[u8]], base: &[u8]) -> Result<()> {
+        let invalid = |reason: &str| Error::InvalidLayer { entry: show(&entry.name), reason: reason.into() };
+        let failed = |errno| extract_error("apply whiteout", &entry.name, errno);
+        let hidden = &base[WHITEOUT.len()..];
+        if base.starts_with(META) && base != OPAQUE {
+            return Err(invalid("an unknown kind of whiteout"));
+        }
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(invalid("a whiteout that names nothing"));
+        }
+        if self.target.lowers.is_empty() && !self.books.kept {
+            // Nothing lies below.
+            return Ok(());
+        }
+        // Where no layer has the folder there is nothing to hide.
+        let Some(place) = self.places.stacked(parents).map_err(failed)? else { return Ok(()) };
+        self.note_implied();
+        if base == OPAQUE {
+            return self.opaque(&place).map_err(failed);
+        }
+        let hidden = CString::new(hidden).map_err(|_| invalid("its name has a NUL"))?;
+        self.hide(&place, &hidden).map_err(failed)
+    }
+
+    /// Hides one name of lower layers.
+    fn hide(&mut self, place: &Place, name: &CStr) -> rustix::io::Result<()> {
+        match self.target.whiteouts {
+            Whiteouts::Remove => {
+                if !self.books.own.contains(&self.books.key(place.inode, name)) {
+                    return tree::remove(place.upper.as_fd(), name);
+                }
+                match sys::open_beneath(place.upper.as_fd(), name, sys::DIR) {
+                    Ok(folder) => self.books.purge(folder),
+                    Err(_) => Ok(()),
+                }
+            }
+            Whiteouts::Overlay { opaque } => {
+                if !self.places.is_below(place, name)? {
+                    return Ok(());
+                }
+                let none = rustix::fs::makedev(0, 0);
+                match rustix::fs::mknodat(&place.upper, name, FileType::CharacterDevice, Mode::empty(), none) {
+                    Err(Errno::EXIST) => {}
+                    other => return other,
+                }
+                // The layer has the name itself: only what lies below a folder is left to hide.
+                match sys::open_beneath(place.upper.as_fd(), name, sys::DIR) {
+                    Ok(folder) => make_opaque(folder, opaque),
+                    Err(_) => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Hides all that lower layers have in a folder.
+    fn opaque(&mut self, place: &Place) -> rustix::io::Result<()> {
+        match self.target.whiteouts {
+            Whiteouts::Remove => self.books.purge(rustix::fs::openat(&place.upper, c".", sys::DIR, Mode::empty())?),
+            Whiteouts::Overlay { .. } if !Places::has_below(place) => Ok(()),
+            // The kernel does not ask whether the root is opaque: each name is hidden by itself.
+            Whiteouts::Overlay { .. } if place.path.as_bytes() == b"." => {
+                if !std::mem::replace(&mut self.root_opaque, true) {
+                    for name in self.places.names_below(place)? {
+                        self.hide(place, &name)?;
+                    }
+                }
+                Ok(())
+            }
+            Whiteouts::Overlay { opaque } => {
+                self.places.forget();
+                make_opaque(rustix::fs::openat(&place.upper, c".", sys::DIR, Mode::empty())?, opaque)
+            }
+        }
+    }
+
+    /// What leads to the layer's own things is its own too.
+    fn note_ancestors(&mut self, place: &Rc<Place>) -> rustix::io::Result<()> {
+        let noted = self.noted.as_ref().is_some_and(|noted| Rc::ptr_eq(noted, place));
+        if !self.books.kept || noted || place.path.as_bytes() == b"." {
+            return Ok(());
+        }
+        let mut folder = rustix::fs::openat(&self.target.upper, c".", sys::PLACE, Mode::empty())?;
+        for part in place.path.as_bytes().split(|b| *b == b'/') {
+            self.places.steps += 1;
+            let name = CString::new(part).map_err(|_| Errno::INVAL)?;
+            self.books.add(rustix::fs::fstat(&folder)?.st_ino, &name);
+            folder = sys::open_beneath(folder.as_fd(), &name, sys::PLACE)?;
+        }
+        self.noted = Some(Rc::clone(place));
+        Ok(())
+    }
+
+    fn note_implied(&mut self) {
+        for (path, times) in std::mem::take(&mut self.places.implied) {
+            self.waiting += path.count_bytes();
+            self.times.push((path, times));
+        }
+    }
+
+    fn later(&mut self, path: CString, times: Timestamps) -> Result<()> {
+        self.waiting += path.count_bytes() + size_of::<(CString, Timestamps)>();
+        self.times.push((path, times));
+        if self.waiting > WAITING {
+            let current = self.times.last().map(|(path, _)| path.clone());
+            self.set_times(current.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// Gives folders their times, but those on the way to `except`, in which more is to come.
+    fn set_times(&mut self, except: Option<&CStr>) -> Result<()> {
+        let (upper, mut kept) = (self.target.upper.as_fd(), Vec::new());
+        for (path, times) in std::mem::take(&mut self.times) {
+            let on_the_way = |below: &CStr| {
+                path.as_bytes() == b"."
+                    || below
+                        .to_bytes()
+                        .strip_prefix(path.as_bytes())
+                        .is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
+            };
+            if except.is_some_and(on_the_way) {
+                kept.push((path, times));
+                continue;
+            }
+            match sys::open_beneath(upper, &path, sys::DIR) {
+                Ok(folder) => rustix::fs::futimens(folder, &times)
+                    .map_err(|errno| extract_error("set times of", path.as_bytes(), errno))?,
+                // Replaced by a later entry.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(errno) => return Err(extract_error("set times of", path.as_bytes(), errno)),
+            }
+        }
+        self.waiting = kept.iter().map(|(path, _)| path.count_bytes() + size_of::<(CString, Timestamps)>()).sum();
+        self.times = kept;
+        Ok(())
+    }
+}
+
+/// Makes a folder opaque, and those in it: nothing below is left for them to show, and the kernel would list the
+/// whiteouts in them as files. A second time there is nothing to do, so that nesting costs nothing.
+fn make_opaque(folder: OwnedFd, attribute: &str) -> rustix::io::Result<()> {
+    let attribute = OsStr::new(attribute);
+    if sys::get_xattr(folder.as_fd(), attribute)?.is_some() {
+        return Ok(());
+    }
+    sys::set_xattr(folder.as_fd(), attribute, b"y")?;
+    for name in sys::names(folder.as_fd())? {
+        match sys::stat(folder.as_fd(), &name)? {
+            Some(stat) if is_whiteout(&stat) => rustix::fs::unlinkat(&folder, &name, AtFlags::empty())?,
+            Some(stat) if sys::file_type(&stat) == FileType::Directory => {
+                make_opaque(sys::open_beneath(folder.as_fd(), &name, sys::DIR)?, &attribute.to_string_lossy())?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The time of an entry as both of its times: when it was read is not in the archive.
+fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
+    Timestamps { last_access: time, last_modification: time }
+}

@@ -1,0 +1,73 @@
+//! Where a layer goes.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use oci_spec::runtime::Mount;
+use rustix::fs::{Mode, OFlags};
+
+use crate::{Error, Result, sys};
+
+/// The tree that a layer is applied to: a folder that takes the entries, what lies below it, and the form that
+/// whiteouts take.
+#[derive(Debug)]
+pub struct Target {
+    pub(crate) upper: OwnedFd,
+    /// The nearest first.
+    pub(crate) lowers: Vec<OwnedFd>,
+    pub(crate) whiteouts: Whiteouts,
+}
+
+/// What a whiteout becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whiteouts {
+    /// Overlay's own: a character device 0:0, and an attribute of this prefix on an opaque folder.
+    Overlay { opaque: &'static str },
+    /// What it hides is removed.
+    Remove,
+}
+
+impl Target {
+    /// The tree behind a snapshotter's mounts. Nothing is mounted: for overlay the layer goes to the upper folder in
+    /// overlay's own form, with a look at the lower folders for the parents, symbolic links and hard links that the
+    /// layer refers to; for a bind mount it goes to the source, where a whiteout removes what it hides.
+    ///
+    /// The mounts must be one writable `overlay` or `bind` mount, and nobody else may use the tree meanwhile.
+    pub fn from_mounts(mounts: &[Mount]) -> Result<Self> {
+        let unsupported = |reason: &str| Error::UnsupportedMounts { reason: reason.into() };
+        let [mount] = mounts else {
+            return Err(unsupported("there must be exactly one"));
+        };
+        let options = mount.options().as_deref().unwrap_or_default();
+        let has = |wanted: &str| options.iter().any(|option| option == wanted);
+        let value = |key: &str| options.iter().find_map(|option| option.strip_prefix(key)?.strip_prefix('='));
+        if has("ro") {
+            return Err(unsupported("the mount is read-only"));
+        }
+        if mount.typ().as_deref() == Some("overlay") {
+            let upper = value("upperdir").ok_or_else(|| unsupported("the overlay has no upper folder"))?;
+            let lowers = value("lowerdir").ok_or_else(|| unsupported("the overlay has no lower folders"))?;
+            if lowers.contains('\\') || lowers.contains("::") {
+                return Err(unsupported("the overlay's lower folders are escaped or data-only"));
+            }
+            let opaque = if has("userxattr") { "user.overlay.opaque" } else { "trusted.overlay.opaque" };
+            let lowers = lowers.split(':').map(|lower| open(Path::new(lower))).collect::<Result<Vec<_>>>()?;
+            return Ok(Target { upper: open(Path::new(upper))?, lowers, whiteouts: Whiteouts::Overlay { opaque } });
+        }
+        if mount.typ().as_deref() == Some("bind") || has("bind") || has("rbind") {
+            let source = mount.source().as_deref().ok_or_else(|| unsupported("the bind mount has no source"))?;
+            return Self::folder(source);
+        }
+        Err(unsupported("only overlay and bind mounts are known"))
+    }
+
+    /// A folder by itself: whiteouts remove what they hide.
+    pub fn folder(path: impl AsRef<Path>) -> Result<Self> {
+        Ok(Target { upper: open(path.as_ref())?, lowers: Vec::new(), whiteouts: Whiteouts::Remove })
+    }
+}
+
+/// The folders are the store's own, whose short links may be followed.
+fn open(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, sys::DIR.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(Error::io("open folder", path))
+}
