@@ -9,6 +9,7 @@ mod id;
 pub mod mount;
 mod native;
 mod runtime;
+pub mod seccomp;
 mod state;
 mod sys;
 
