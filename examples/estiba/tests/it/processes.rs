@@ -1,0 +1,80 @@
+//! The processes below this one, from `/proc`.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+/// A process as `/proc` tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    pub(crate) parent: i32,
+    pub(crate) zombie: bool,
+    pub(crate) name: String,
+    /// The arguments, separated by spaces.
+    pub(crate) command: String,
+}
+
+impl Process {
+    fn read(pid: i32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name is in parentheses and may hold any character.
+        let (head, tail) = (stat.find('(')?, stat.rfind(')')?);
+        let mut fields = stat[tail + 1..].split_whitespace();
+        let zombie = matches!(fields.next()?, "Z" | "X");
+        let parent = fields.next()?.parse().ok()?;
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
+        Some(Self { pid, parent, zombie, name: stat[head + 1..tail].to_owned(), command })
+    }
+
+    pub(crate) fn is_shim(&self) -> bool {
+        self.command.starts_with("estiba-shim") || self.command.contains("containerd-shim-estiba-v2")
+    }
+
+    /// The network namespace, as its link says.
+    pub(crate) fn network(&self) -> Option<String> {
+        fs::read_link(format!("/proc/{}/ns/net", self.pid)).ok().map(|link| link.display().to_string())
+    }
+}
+
+/// All living processes below this one. Orphans that have ended are reaped: they are this process's own.
+pub(crate) fn below() -> Vec<Process> {
+    let me = std::process::id() as i32;
+    let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let all: BTreeMap<i32, Process> = numbers
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| Some((pid, Process::read(pid)?)))
+        .collect();
+    let is_below = |process: &Process| {
+        let mut parent = process.parent;
+        // A pid that was reused in between could close a circle.
+        for _ in 0..all.len() {
+            if parent == me {
+                return true;
+            }
+            match all.get(&parent) {
+                Some(process) => parent = process.parent,
+                None => return false,
+            }
+        }
+        false
+    };
+    let mut found = Vec::new();
+    for process in all.values().filter(|process| is_below(process)) {
+        if !process.zombie {
+            found.push(process.clone());
+        } else if process.parent == me {
+            let _ = waitpid(Pid::from_raw(process.pid), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL));
+        }
+    }
+    found
+}
+
+/// SIGKILL for one process that this test has started or inherited.
+pub(crate) fn end(pid: i32) {
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
