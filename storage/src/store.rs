@@ -296,10 +296,10 @@ impl Store {
 
     pub(crate) fn remove(&self, id: &SnapshotId) -> Result<()> {
         let folder = self.lock(id, FlockOperation::LockExclusive)?;
-        if let SnapshotId::Name(name) = id {
-            if let Some(child) = self.child(name)? {
-                return Err(Error::InUse { id: id.clone(), child });
-            }
+        if let SnapshotId::Name(name) = id
+            && let Some(child) = self.child(name)?
+        {
+            return Err(Error::InUse { id: id.clone(), child });
         }
         let result = self.take_away(id, folder);
         self.sweep()?;

@@ -113,8 +113,8 @@ impl Books {
     }
 
     /// Removes from a folder what is not the layer's own, at any depth. A second time there is nothing to do.
-    fn purge(&mut self, folder: OwnedFd) -> rustix::io::Result<()> {
-        let inode = rustix::fs::fstat(&folder)?.st_ino;
+    fn purge(&mut self, folder: &OwnedFd) -> rustix::io::Result<()> {
+        let inode = rustix::fs::fstat(folder)?.st_ino;
         if !self.whole.insert(inode) {
             return Ok(());
         }
@@ -122,7 +122,7 @@ impl Books {
             if !self.own.contains(&self.key(inode, &name)) {
                 tree::remove(folder.as_fd(), &name)?;
             } else if let Ok(below) = sys::open_beneath(folder.as_fd(), &name, sys::DIR) {
-                self.purge(below)?;
+                self.purge(&below)?;
             }
         }
         Ok(())
@@ -180,14 +180,13 @@ impl Extract<'_> {
 
     /// Makes something new, in the place of whatever has its name.
     fn make<T>(
-        &mut self,
         entry: &Entry,
         place: &Place,
         base: &CStr,
-        make: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<T>,
+        create: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<T>,
     ) -> Result<T> {
-        let made = match make(place.upper.as_fd()) {
-            Err(Errno::EXIST) => tree::remove(place.upper.as_fd(), base).and_then(|()| make(place.upper.as_fd())),
+        let made = match create(place.upper.as_fd()) {
+            Err(Errno::EXIST) => tree::remove(place.upper.as_fd(), base).and_then(|()| create(place.upper.as_fd())),
             other => other,
         };
         made.map_err(|errno| extract_error("create", &entry.name, errno))
@@ -206,13 +205,13 @@ impl Extract<'_> {
     }
 
     fn folder_metadata(&mut self, entry: &Entry, folder: BorrowedFd<'_>, path: &CStr) -> Result<()> {
-        self.own(entry, folder)?;
+        Self::own(entry, folder)?;
         self.xattrs(entry, folder)?;
         self.later(path.to_owned(), times(entry.mtime))
     }
 
     /// Owner, then mode: `chown` takes the set-user-id bit away.
-    fn own(&mut self, entry: &Entry, fd: BorrowedFd<'_>) -> Result<()> {
+    fn own(entry: &Entry, fd: BorrowedFd<'_>) -> Result<()> {
         let (uid, gid) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
         rustix::fs::fchown(fd, uid, gid).map_err(|errno| extract_error("set owner of", &entry.name, errno))?;
         rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode))
@@ -245,7 +244,7 @@ impl Extract<'_> {
     ) -> Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =
-            self.make(entry, place, base, |dir| rustix::fs::openat(dir, base, flags, Mode::from_raw_mode(0o600)))?;
+            Self::make(entry, place, base, |dir| rustix::fs::openat(dir, base, flags, Mode::from_raw_mode(0o600)))?;
         let failed = |errno| extract_error("write", &entry.name, errno);
         let whole = [(0, entry.length)];
         for &(start, length) in entry.sparse.as_deref().unwrap_or(&whole) {
@@ -263,7 +262,7 @@ impl Extract<'_> {
             self.add_bytes(entry, entry.length - map.iter().map(|(_, length)| length).sum::<u64>())?;
             rustix::fs::ftruncate(&file, entry.length).map_err(failed)?;
         }
-        self.own(entry, file.as_fd())?;
+        Self::own(entry, file.as_fd())?;
         self.xattrs(entry, file.as_fd())?;
         rustix::fs::futimens(&file, &times(entry.mtime))
             .map_err(|errno| extract_error("set times of", &entry.name, errno))
@@ -290,13 +289,13 @@ impl Extract<'_> {
             if entry.link.is_empty() {
                 return Err(invalid("a symbolic link without a target"));
             }
-            self.make(entry, place, base, |dir| rustix::fs::symlinkat(entry.link.as_slice(), dir, base))?;
+            Self::make(entry, place, base, |dir| rustix::fs::symlinkat(entry.link.as_slice(), dir, base))?;
         } else {
             if kind == FileType::CharacterDevice && entry.device == (0, 0) {
                 return Err(invalid("a device 0:0 is overlay's whiteout"));
             }
             let device = rustix::fs::makedev(entry.device.0, entry.device.1);
-            self.make(entry, place, base, |dir| rustix::fs::mknodat(dir, base, kind, mode & Mode::RWXU, device))?;
+            Self::make(entry, place, base, |dir| rustix::fs::mknodat(dir, base, kind, mode & Mode::RWXU, device))?;
         }
         let dir = place.upper.as_fd();
         let (uid, gid) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
@@ -425,7 +424,7 @@ impl Extract<'_> {
                     return tree::remove(place.upper.as_fd(), name);
                 }
                 match sys::open_beneath(place.upper.as_fd(), name, sys::DIR) {
-                    Ok(folder) => self.books.purge(folder),
+                    Ok(folder) => self.books.purge(&folder),
                     Err(_) => Ok(()),
                 }
             }
@@ -440,7 +439,7 @@ impl Extract<'_> {
                 }
                 // The layer has the name itself: only what lies below a folder is left to hide.
                 match sys::open_beneath(place.upper.as_fd(), name, sys::DIR) {
-                    Ok(folder) => make_opaque(folder, opaque),
+                    Ok(folder) => make_opaque(&folder, opaque),
                     Err(_) => Ok(()),
                 }
             }
@@ -450,7 +449,7 @@ impl Extract<'_> {
     /// Hides all that lower layers have in a folder.
     fn opaque(&mut self, place: &Place) -> rustix::io::Result<()> {
         match self.target.whiteouts {
-            Whiteouts::Remove => self.books.purge(rustix::fs::openat(&place.upper, c".", sys::DIR, Mode::empty())?),
+            Whiteouts::Remove => self.books.purge(&rustix::fs::openat(&place.upper, c".", sys::DIR, Mode::empty())?),
             Whiteouts::Overlay { .. } if !Places::has_below(place) => Ok(()),
             // The kernel does not ask whether the root is opaque: each name is hidden by itself.
             Whiteouts::Overlay { .. } if place.path.as_bytes() == b"." => {
@@ -463,7 +462,7 @@ impl Extract<'_> {
             }
             Whiteouts::Overlay { opaque } => {
                 self.places.forget();
-                make_opaque(rustix::fs::openat(&place.upper, c".", sys::DIR, Mode::empty())?, opaque)
+                make_opaque(&rustix::fs::openat(&place.upper, c".", sys::DIR, Mode::empty())?, opaque)
             }
         }
     }
@@ -533,7 +532,7 @@ impl Extract<'_> {
 
 /// Makes a folder opaque, and those in it: nothing below is left for them to show, and the kernel would list the
 /// whiteouts in them as files. A second time there is nothing to do, so that nesting costs nothing.
-fn make_opaque(folder: OwnedFd, attribute: &str) -> rustix::io::Result<()> {
+fn make_opaque(folder: &OwnedFd, attribute: &str) -> rustix::io::Result<()> {
     let attribute = OsStr::new(attribute);
     if sys::get_xattr(folder.as_fd(), attribute)?.is_some() {
         return Ok(());
@@ -541,9 +540,9 @@ fn make_opaque(folder: OwnedFd, attribute: &str) -> rustix::io::Result<()> {
     sys::set_xattr(folder.as_fd(), attribute, b"y")?;
     for name in sys::names(folder.as_fd())? {
         match sys::stat(folder.as_fd(), &name)? {
-            Some(stat) if is_whiteout(&stat) => rustix::fs::unlinkat(&folder, &name, AtFlags::empty())?,
+            Some(stat) if is_whiteout(&stat) => rustix::fs::unlinkat(folder, &name, AtFlags::empty())?,
             Some(stat) if sys::file_type(&stat) == FileType::Directory => {
-                make_opaque(sys::open_beneath(folder.as_fd(), &name, sys::DIR)?, &attribute.to_string_lossy())?;
+                make_opaque(&sys::open_beneath(folder.as_fd(), &name, sys::DIR)?, &attribute.to_string_lossy())?;
             }
             _ => {}
         }

@@ -6,6 +6,9 @@
 /// Bytes in a block, which is what everything in an archive is padded to.
 pub(crate) const BLOCK: usize = 512;
 
+/// Offsets and lengths of what a sparse file holds.
+pub(crate) type Map = Vec<(u64, u64)>;
+
 /// A header as it stands.
 pub(crate) struct Header<'a>(pub(crate) &'a [u8; BLOCK]);
 
@@ -38,7 +41,7 @@ impl Header<'_> {
             self.0.iter().enumerate().map(|(at, b)| if (148..156).contains(&at) { 32 } else { value(*b) }).sum()
         };
         // Historic archivers added signed characters.
-        if stored == sum(|b| i64::from(b)) || stored == sum(|b| i64::from(b.cast_signed())) {
+        if stored == sum(i64::from) || stored == sum(|b| i64::from(b.cast_signed())) {
             Ok(())
         } else {
             Err("the header's checksum is wrong")
@@ -115,19 +118,19 @@ impl Header<'_> {
     }
 
     /// GNU's sparse map: pairs of offset and length, whether more follow, and the file's length.
-    pub(crate) fn sparse(&self) -> Result<(Vec<(u64, u64)>, bool, u64), Reason> {
+    pub(crate) fn sparse(&self) -> Result<(Map, bool, u64), Reason> {
         let map = sparse_pairs(self.field(386, 482))?;
         let length = number(self.field(483, 495)).and_then(size)?;
         Ok((map, self.0[482] != 0, length))
     }
 
     /// A block that continues GNU's sparse map.
-    pub(crate) fn sparse_more(&self) -> Result<(Vec<(u64, u64)>, bool), Reason> {
+    pub(crate) fn sparse_more(&self) -> Result<(Map, bool), Reason> {
         Ok((sparse_pairs(self.field(0, 504))?, self.0[504] != 0))
     }
 }
 
-fn sparse_pairs(field: &[u8]) -> Result<Vec<(u64, u64)>, Reason> {
+fn sparse_pairs(field: &[u8]) -> Result<Map, Reason> {
     let mut pairs = Vec::new();
     for pair in field.chunks_exact(24) {
         if pair[0] == 0 || pair[12] == 0 {
@@ -193,8 +196,8 @@ mod tests {
             (b"\x80\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", Err(())),
             (b"0000648\0", Err(())),
             (b"-000001\0", Err(())),
-            (b"\0000644\0", Err(())),
-            (b"644\0\0\0001", Err(())),
+            (b"\x00000644\0", Err(())),
+            (b"644\0\0\x0001", Err(())),
             (b"\xc0\0\0\0\0\0\0\x01", Err(())),
         ] {
             assert_eq!(number(field).map_err(|_| ()), expected, "{field:?}");

@@ -213,9 +213,9 @@ mod tests {
             b"10 path=a\n10 path=b\n",
             b"10 size=1\n10 size=2\n",
             b"6 =ab\n",
-            b"24 GNU.sparse.map=1,2,3\n",
+            b"25 GNU.sparse.map=1,2,3\n",
             b"25 GNU.sparse.numbytes=1\n",
-            b"21 GNU.sparse.mystery\n",
+            b"24 GNU.sparse.mystery=1\n",
         ] {
             assert!(Pax::parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn global_headers() {
-        assert!(Pax::check_global(b"14 comment=abc\n").is_ok());
+        assert!(Pax::check_global(b"15 comment=abc\n").is_ok());
         assert!(Pax::check_global(b"10 path=a\n").is_err());
         assert!(Pax::check_global(b"10 size=1\n").is_err());
     }

@@ -5,6 +5,7 @@
 //! nothing by itself, so that no path leaves the tree.
 
 use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -380,14 +381,14 @@ impl<'a> Places<'a> {
 
     /// The names that the lower folders of a place show. Each lower folder is read once.
     pub(crate) fn names_below(&mut self, place: &Place) -> Result<Vec<CString>> {
-        let mut names = std::collections::BTreeMap::new();
+        let mut names = BTreeMap::new();
         for lower in place.lowers.iter().flatten() {
             let lower = rustix::fs::openat(lower, c".", sys::DIR, Mode::empty())?;
             for name in sys::names(lower.as_fd())? {
                 self.steps += 1;
-                if !names.contains_key(&name) {
-                    let shown = sys::stat(lower.as_fd(), &name)?.is_some_and(|stat| !is_whiteout(&stat));
-                    names.insert(name, shown);
+                if let Entry::Vacant(vacant) = names.entry(name) {
+                    let stat = sys::stat(lower.as_fd(), vacant.key())?;
+                    vacant.insert(stat.is_some_and(|stat| !is_whiteout(&stat)));
                 }
             }
         }
