@@ -23,10 +23,8 @@ pub(crate) struct Arguments {
 impl Arguments {
     /// Reads the arguments that follow the program's name.
     pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self> {
-        let refuse = |reason, argument: OsString| Error::Argument {
-            reason,
-            argument: argument.to_string_lossy().into_owned(),
-        };
+        let refuse =
+            |reason, argument: OsString| Error::Argument { reason, argument: argument.to_string_lossy().into_owned() };
         let mut arguments = arguments.into_iter();
         match arguments.next() {
             Some(verb) if verb == "serve" => {}

@@ -10,8 +10,9 @@ use crate::codec::{self, Decoder};
 use crate::daemon::{LOG, SOCKET, open_folder, short_path};
 use crate::error::{Error, Result};
 use crate::proto::{
-    Call, CloseIoRequest, ConnectRequest, ConnectResponse, CreateTaskRequest, DeleteRequest, DeleteResponse, KillRequest,
-    PidsRequest, ResizePtyRequest, ShutdownRequest, StartRequest, StateRequest, StateResponse, WaitRequest, WaitResponse,
+    Call, CloseIoRequest, ConnectRequest, ConnectResponse, CreateTaskRequest, DeleteRequest, DeleteResponse,
+    KillRequest, PidsRequest, ResizePtyRequest, ShutdownRequest, StartRequest, StateRequest, StateResponse,
+    WaitRequest, WaitResponse,
 };
 
 /// How much of a shim's log goes into an error.

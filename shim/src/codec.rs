@@ -274,8 +274,7 @@ mod tests {
                     seen.extend(frames(&mut decoder).expect("decode"));
                 }
                 let data: Vec<_> = seen.iter().map(|f| (f.stream, f.kind, f.data.len())).collect();
-                let expected =
-                    [(1, Kind::Request, 5), (3, Kind::Response, 0), (0xffff_fffd, Kind::Data, 300)];
+                let expected = [(1, Kind::Request, 5), (3, Kind::Response, 0), (0xffff_fffd, Kind::Data, 300)];
                 assert_eq!(data, expected, "cut at {cut} and {second}");
                 assert_eq!(decoder.buffered(), 0);
             }

@@ -39,11 +39,9 @@ pub const LOG: &str = "shim.log";
 /// A program that starts shims with [`Program::Reexec`](crate::Program::Reexec) calls this first in its `main`, before it
 /// opens files or starts threads:
 ///
-/// ```no_run
-/// fn main() {
-///     estiba_shim::reexec();
-///     // … the program
-/// }
+/// ```
+/// // At the start of `main`:
+/// estiba_shim::reexec();
 /// ```
 pub fn reexec() {
     let mut arguments = std::env::args_os();

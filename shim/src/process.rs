@@ -173,7 +173,8 @@ impl Process {
     /// Tells the terminal its size.
     pub(crate) fn resize(&self, columns: u16, rows: u16) -> Result<bool> {
         let Some(console) = &self.console else { return Ok(false) };
-        crate::sys::resize(console.as_fd(), columns, rows).map_err(|error| Error::system("resize the terminal", error))?;
+        crate::sys::resize(console.as_fd(), columns, rows)
+            .map_err(|error| Error::system("resize the terminal", error))?;
         Ok(true)
     }
 }

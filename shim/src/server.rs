@@ -260,7 +260,7 @@ impl Server {
             // Data on a stream that was refused, or nonsense; neither has an answer.
             return None;
         }
-        if frame.stream % 2 == 0 {
+        if frame.stream.is_multiple_of(2) {
             return Some(Err(refuse(Code::InvalidArgument, format!("stream {} is not odd", frame.stream))));
         }
         if frame.flags & codec::REMOTE_OPEN != 0 {

@@ -93,7 +93,8 @@ impl Sink {
         match place {
             Stdio::Null => Ok(Self::Nowhere),
             Stdio::File(path) => {
-                let options = OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NOCTTY).open(path);
+                let options =
+                    OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NOCTTY).open(path);
                 options.map(Self::File).map_err(|error| Error::file("open", path, error))
             }
             Stdio::Fifo(path) => {

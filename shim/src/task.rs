@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use estiba_runtime::oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use estiba_runtime::oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
 use estiba_runtime::{
     Bundle, CreateOptions, DeleteMode, ExitStatus, Keyring, KillTarget, Native, Root, RootSwitch, Runtime, mount,
 };
@@ -15,7 +15,7 @@ use crate::arguments::Arguments;
 use crate::daemon::log;
 use crate::error::{Error, Result, chain};
 use crate::exit::ExitRecord;
-use crate::process::{Ended, Process, Streams};
+use crate::process::{self, Ended, Streams};
 use crate::proto::{self, Code, RuncOptions, Status, TaskStatus};
 use crate::refusal::refuse;
 
@@ -41,7 +41,7 @@ pub(crate) struct Task {
 #[derive(Debug)]
 struct Container {
     runtime: Box<dyn Runtime>,
-    process: Process,
+    process: process::Process,
     request: proto::CreateTaskRequest,
     stage: Stage,
     /// Whether the end of the first process ends all others.
@@ -68,11 +68,11 @@ impl Task {
     }
 
     /// The first process, if there is a container.
-    pub(crate) fn process(&self) -> Option<&Process> {
+    pub(crate) fn process(&self) -> Option<&process::Process> {
         self.container.as_ref().map(|container| &container.process)
     }
 
-    pub(crate) fn process_mut(&mut self) -> Option<&mut Process> {
+    pub(crate) fn process_mut(&mut self) -> Option<&mut process::Process> {
         self.container.as_mut().map(|container| &mut container.process)
     }
 
@@ -121,14 +121,14 @@ impl Task {
         };
         let folder = if request.bundle.is_empty() { self.folder.clone() } else { PathBuf::from(&request.bundle) };
         let mut bundle = Bundle::load(&folder).map_err(failed)?;
-        let wants_terminal =
-            bundle.spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
+        let wants_terminal = bundle.spec.process().as_ref().and_then(Process::terminal).unwrap_or(false);
         if wants_terminal != request.terminal {
             let reason = "terminal differs between the request and process.terminal in config.json";
             return Err(Error::Request { reason });
         }
         let streams = Streams::open(&request)?;
-        let state_root = if options.root.is_empty() { self.folder.join("runtime") } else { PathBuf::from(&options.root) };
+        let state_root =
+            if options.root.is_empty() { self.folder.join("runtime") } else { PathBuf::from(&options.root) };
         let runtime: Box<dyn Runtime> = Box::new(Native::new(state_root));
         let attached = self.mount_root(&mut bundle, &request.rootfs, options)?;
         let mut wishes = CreateOptions::new(streams.for_runtime());
@@ -142,7 +142,7 @@ impl Task {
         let created = runtime.create(&self.arguments.id, &bundle, &wishes).map_err(failed);
         let process = created.and_then(|created| {
             // The container has its own ends of the streams; ours of them go with `streams`.
-            Process::new(created, streams).inspect_err(|_| {
+            process::Process::new(created, streams).inspect_err(|_| {
                 let _ = runtime.delete(&self.arguments.id, DeleteMode::Force);
             })
         });
@@ -222,11 +222,9 @@ impl Task {
         }
         container.process.outputs.iter_mut().for_each(crate::pump::Output::release);
         let started = container.runtime.start(&id);
-        started.map_err(|source| Status::from(&Error::Runtime {
-            operation: "start",
-            id: id.to_string(),
-            source: Box::new(source),
-        }))?;
+        started.map_err(|source| {
+            Status::from(&Error::Runtime { operation: "start", id: id.to_string(), source: Box::new(source) })
+        })?;
         container.stage = Stage::Started;
         Ok(proto::StartResponse { pid: container.process.pid as u32 })
     }
@@ -267,17 +265,16 @@ impl Task {
         let signal = signal.ok_or_else(|| refuse(Code::InvalidArgument, format!("no signal {}", request.signal)))?;
         let target = if request.all { KillTarget::All } else { KillTarget::Init };
         let killed = container.runtime.kill(&id, signal, target);
-        killed.map_err(|source| Status::from(&Error::Runtime {
-            operation: "kill",
-            id: id.to_string(),
-            source: Box::new(source),
-        }))?;
+        killed.map_err(|source| {
+            Status::from(&Error::Runtime { operation: "kill", id: id.to_string(), source: Box::new(source) })
+        })?;
         Ok(proto::Empty {})
     }
 
     pub(crate) fn resize(&mut self, request: &proto::ResizePtyRequest) -> Answer<proto::Empty> {
         let container = self.find(&request.id, &request.exec_id)?;
-        let size = |value: u32| u16::try_from(value).map_err(|_| refuse(Code::InvalidArgument, format!("size {value}")));
+        let size =
+            |value: u32| u16::try_from(value).map_err(|_| refuse(Code::InvalidArgument, format!("size {value}")));
         let (columns, rows) = (size(request.width)?, size(request.height)?);
         match container.process.resize(columns, rows) {
             Ok(true) => Ok(proto::Empty {}),
@@ -342,7 +339,9 @@ impl Task {
     /// Takes note of the process's end, if it has ended.
     pub(crate) fn notice_end(&mut self) {
         let id = &self.arguments.id;
-        let Some(container) = self.container.as_mut().filter(|container| container.process.ended.is_none()) else { return };
+        let Some(container) = self.container.as_mut().filter(|container| container.process.ended.is_none()) else {
+            return;
+        };
         let Some(status) = container.process.reap(Duration::ZERO) else { return };
         container.process.set_ended(Ended::now(status, false));
         if !container.own_pids {

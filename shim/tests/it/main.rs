@@ -1,0 +1,42 @@
+//! The shim from outside: started as a program starts it, spoken to as a client speaks to it.
+//!
+//! Containers are busybox in namespaces of their own. The test program itself is the shim, by `reexec`.
+
+mod bundle;
+mod faults;
+mod interop;
+mod lifecycle;
+mod protocol;
+mod streams;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// What a test returns.
+type Outcome = Result<(), Failed>;
+
+/// A test by its name.
+type Case = (&'static str, fn() -> Outcome);
+
+fn main() {
+    estiba_shim::reexec();
+    faults::play_client();
+    let arguments = Arguments::from_args();
+    let mut trials = Vec::new();
+    let missing = bundle::missing();
+    for (name, run) in lifecycle::CASES.iter().chain(streams::CASES).chain(faults::CASES).chain(protocol::CASES) {
+        trials.push(trial(name, *run, missing));
+    }
+    for (name, run) in interop::CASES {
+        trials.push(trial(name, *run, missing.or_else(interop::missing)));
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    bundle::remove_cgroups();
+    conclusion.exit();
+}
+
+/// A test, ignored with the reason if something it needs is missing.
+fn trial(name: &str, run: fn() -> Outcome, missing: Option<&'static str>) -> Trial {
+    Trial::test(format!("privileged_{name}"), run)
+        .with_kind(missing.unwrap_or_default())
+        .with_ignored_flag(missing.is_some())
+}
