@@ -12,6 +12,8 @@ mod record;
 mod snapshotter;
 mod store;
 mod sys;
+#[cfg(feature = "testsuite")]
+pub mod testsuite;
 mod tree;
 
 pub use error::{Error, Result};
