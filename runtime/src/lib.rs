@@ -2,12 +2,15 @@
 
 mod bundle;
 pub mod cgroup;
+mod child;
 mod error;
 mod exit;
 mod features;
 mod id;
 pub mod mount;
 mod native;
+mod plan;
+mod resolve;
 mod runtime;
 pub mod seccomp;
 mod state;

@@ -1,14 +1,42 @@
 //! The runtime of this crate.
 
-use std::path::PathBuf;
+mod hook;
+mod launch;
+mod record;
 
-use crate::{Bundle, ContainerId, CreateOptions, Created, DeleteMode, Features, KillTarget, Result, Runtime, State};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use oci_spec::runtime::Spec;
+
+use crate::cgroup::{Cgroup, Hierarchies};
+use crate::plan::{Host, Plan, Slot, limits};
+use crate::sys::mount::Depth;
+use crate::sys::{self, process};
+use crate::{
+    Bundle, ContainerId, CreateOptions, Created, DeleteMode, Error, Features, KillTarget, Result, Root, Runtime, State,
+    Status, Stdio,
+};
+use hook::Hooks;
+use launch::{Event, Launch, Waiting};
+use record::{Folder, Identity, Record};
+
+/// How long a killed process may take to end.
+const PATIENCE: i32 = 10_000;
 
 /// Containers made by this process itself, with no other program.
+///
+/// One value serves any number of containers and threads. Several processes may work on the same `state_root`: `create` in one and
+/// `start` in another is the usual life of a command-line runtime. The process that created a container also learns in
+/// [`Runtime::start`] why its program could not be executed; another one sees only the exit status, 126 or 127.
 #[derive(Debug)]
 pub struct Native {
     state_root: PathBuf,
     features: Features,
+    hierarchies: OnceLock<Hierarchies>,
+    waiting: Mutex<HashMap<ContainerId, Waiting>>,
 }
 
 impl Native {
@@ -19,24 +47,376 @@ impl Native {
 
     /// The same, with no more of the kernel than `features`.
     pub fn with_features(state_root: impl Into<PathBuf>, features: Features) -> Self {
-        Self { state_root: state_root.into(), features }
+        Self {
+            state_root: state_root.into(),
+            features,
+            hierarchies: OnceLock::new(),
+            waiting: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The names of all containers, sorted.
+    pub fn list(&self) -> Result<Vec<ContainerId>> {
+        record::list(&self.state_root)
+    }
+
+    /// When a container was created, in seconds since 1970.
+    pub fn created(&self, id: &ContainerId) -> Result<u64> {
+        Ok(Folder::open(&self.state_root, id)?.load()?.created)
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the container's cgroup. Where no hierarchy is mounted there is none, unless limits want it.
+    fn cgroup(&self, id: &ContainerId, spec: &Spec, options: &CreateOptions<'_>) -> Result<Option<Cgroup>> {
+        let resources = Plan::resources(spec);
+        let detected;
+        let hierarchies = match &options.cgroup_root {
+            Some(root) => {
+                detected = Hierarchies::at(root)?;
+                &detected
+            }
+            None => match self.hierarchies.get() {
+                Some(hierarchies) => hierarchies,
+                None => match Hierarchies::detect() {
+                    Ok(hierarchies) => self.hierarchies.get_or_init(|| hierarchies),
+                    Err(Error::CgroupsNotMounted) if resources.is_none() => return Ok(None),
+                    Err(error) => return Err(error),
+                },
+            },
+        };
+        let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+        let path = match path.filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => path.to_str().ok_or_else(|| Error::InvalidSpec {
+                field: "linux.cgroupsPath".into(),
+                reason: "is not UTF-8".into(),
+            })?,
+            None => &format!("/{id}"),
+        };
+        Cgroup::create(hierarchies, path, resources).map(Some)
+    }
+
+    fn make(
+        &self,
+        id: &ContainerId,
+        bundle: &Bundle,
+        options: &CreateOptions<'_>,
+        folder: &Folder,
+        undo: &mut Undo,
+    ) -> Result<Created> {
+        let spec = &bundle.spec;
+        let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal) == Some(true);
+        match (terminal, options.stdio) {
+            (true, Stdio::Fds { .. }) | (false, Stdio::Terminal) => {
+                return Err(Error::InvalidSpec {
+                    field: "process.terminal".into(),
+                    reason: format!("is {terminal}, and the streams are given otherwise"),
+                });
+            }
+            _ => {}
+        }
+        Plan::check(spec)?;
+        let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let filter = profile.map(crate::seccomp::compile).transpose()?;
+        undo.cgroup = self.cgroup(id, spec, options)?;
+        let cgroup = undo.cgroup.as_ref();
+        let mut record = Record::new(id, bundle, cgroup)?;
+        folder.store(&record)?;
+
+        let tasks = cgroup.map(Cgroup::tasks).transpose()?.unwrap_or_default();
+        let unified = cgroup.map(Cgroup::dir).transpose()?.flatten();
+        let root_path = spec.root().as_ref().map(|root| bundle.path.join(root.path())).filter(|path| path.is_dir());
+        let mut plan = Plan::new(
+            spec,
+            &Host {
+                features: self.features,
+                bundle: &bundle.path,
+                id: id.as_str(),
+                permitted: permitted()?,
+                cgroups: cgroup.map(cgroup_mounts).unwrap_or_default(),
+                tasks: tasks.len(),
+                terminal,
+                preserved: options.preserve_fds.len(),
+                keyring: options.keyring,
+                root_switch: options.root_switch,
+                root_path: root_path.as_deref(),
+                filter: filter.is_some(),
+            },
+        )?;
+
+        let gate = folder.make_gate()?;
+        let cloned;
+        let root = match &bundle.root {
+            Root::Detached(tree) => tree.as_fd(),
+            Root::Path(path) => {
+                cloned = launch::clone_tree(path, Depth::Recursive, "root")?;
+                cloned.as_fd()
+            }
+        };
+        let opened = plan.opens.iter().map(|open| launch::open(open, self.features)).collect::<Result<Vec<_>>>()?;
+        let (socket, inner) = sys::socket::pair().map_err(launch::system("make a pair of sockets"))?;
+        let table: Vec<i32> = [inner.as_fd(), gate.as_fd(), root]
+            .into_iter()
+            .chain(opened.iter().chain(&tasks).map(AsFd::as_fd))
+            .map(|fd| fd.as_raw_fd())
+            .collect();
+        debug_assert_eq!(table.len(), Slot::FIXED + opened.len() + tasks.len(), "the plan counts on it");
+        let standard: [BorrowedFd<'_>; 3] = match options.stdio {
+            Stdio::Fds { stdin, stdout, stderr } => [stdin, stdout, stderr],
+            // Their places; the terminal is put there by the child.
+            Stdio::Terminal => [inner.as_fd(), inner.as_fd(), inner.as_fd()],
+        };
+        let descriptors = standard.iter().chain(options.preserve_fds).map(AsRawFd::as_raw_fd).collect();
+        let launch = Launch {
+            features: self.features,
+            cgroup: unified.as_ref().map(AsFd::as_fd),
+            fds: &table,
+            filter: filter.as_ref().map(|filter| (filter.instructions.as_slice(), u64::from(filter.flags))),
+        };
+        let mut started = launch.spawn(&mut plan, descriptors)?;
+        // The child's ends; with them open, its end would not be seen.
+        drop((inner, gate, opened, tasks, unified));
+        undo.process = Some(copy(&started.pidfd)?);
+        let mut adopted = !plan.forks;
+        if adopted {
+            adopt(spec, &plan, &mut record, folder, &socket, started.pid)?;
+        }
+        let mut console = None;
+        let mut ready = false;
+        while !(ready && adopted) {
+            match launch::receive(&socket, &plan, &started)? {
+                Event::Forked(pid) => {
+                    // The one in between has done its part.
+                    crate::wait(started.pidfd.as_fd(), started.pid)?;
+                    started.pidfd = process::pidfd_open(pid).map_err(launch::system("open a pidfd"))?;
+                    started.pid = pid;
+                    undo.process = Some(copy(&started.pidfd)?);
+                    adopt(spec, &plan, &mut record, folder, &socket, pid)?;
+                    adopted = true;
+                }
+                Event::Console(fd) => console = Some(fd),
+                Event::Hooks => {
+                    Hooks::of(&record, self.features).while_created(&started.pidfd)?;
+                    launch::answer(&socket)?;
+                }
+                Event::Ready => ready = true,
+            }
+        }
+        if plan.hooked {
+            launch::answer(&socket)?;
+        }
+        self.waiting().insert(id.clone(), Waiting::new(socket, &plan));
+        Ok(Created { pid: started.pid, pidfd: started.pidfd, console })
+    }
+
+    /// The container's folder, locked, with what it says.
+    fn locked(&self, id: &ContainerId) -> Result<(Folder, Record)> {
+        let folder = Folder::open(&self.state_root, id)?;
+        folder.lock()?;
+        let record = folder.load()?;
+        Ok((folder, record))
     }
 }
 
+/// Puts the process on record, and does for it what it cannot do itself.
+///
+/// The child goes on meanwhile; it reads the last answer only when it is ready. Without that, and so without a record, it does not
+/// wait for a start that might never come.
+fn adopt(spec: &Spec, plan: &Plan, record: &mut Record, folder: &Folder, socket: &OwnedFd, pid: i32) -> Result<()> {
+    if plan.in_user_namespace
+        && let Some(process) = spec.process()
+    {
+        launch::privileged(process.oom_score_adj(), &limits(process)?, pid)?;
+    }
+    if plan.mappings {
+        launch::write_mappings(spec, pid)?;
+        launch::answer(socket)?;
+    }
+    record.identity = Identity::of(pid)?;
+    folder.store(record)?;
+    // The answer to the hooks would be the first that is read.
+    if plan.hooked { Ok(()) } else { launch::answer(socket) }
+}
+
 impl Runtime for Native {
-    fn create(&self, _id: &ContainerId, _bundle: &Bundle, _options: &CreateOptions<'_>) -> Result<Created> {
-        todo!()
+    fn create(&self, id: &ContainerId, bundle: &Bundle, options: &CreateOptions<'_>) -> Result<Created> {
+        let folder = Folder::make(&self.state_root, id)?;
+        let mut undo = Undo::default();
+        let result = self.make(id, bundle, options, &folder, &mut undo);
+        if result.is_err() {
+            undo.run();
+            // What is left of it is found by the next `delete` with `Force`.
+            let _ = folder.remove();
+        }
+        result
     }
-    fn start(&self, _id: &ContainerId) -> Result<()> {
-        todo!()
+
+    fn start(&self, id: &ContainerId) -> Result<()> {
+        let (folder, record) = self.locked(id)?;
+        let status = folder.status(&record);
+        if status != Status::Created {
+            return Err(Error::WrongStatus { id: id.clone(), operation: "start", status });
+        }
+        let hooks = Hooks::of(&record, self.features);
+        let result = hooks.start_container(&record.identity).and_then(|()| folder.open_gate(id));
+        if let Err(error) = result {
+            // The specification wants the container stopped if a hook fails.
+            self.kill(id, libc::SIGKILL, KillTarget::Init).ok();
+            return Err(error);
+        }
+        let waiting = self.waiting().remove(id);
+        if let Some(waiting) = waiting {
+            waiting.executed()?;
+        }
+        hooks.poststart()
     }
-    fn state(&self, _id: &ContainerId) -> Result<State> {
-        todo!()
+
+    fn state(&self, id: &ContainerId) -> Result<State> {
+        let folder = Folder::open(&self.state_root, id)?;
+        let record = folder.load()?;
+        let status = folder.status(&record);
+        Ok(record.state(status))
     }
-    fn kill(&self, _id: &ContainerId, _signal: i32, _target: KillTarget) -> Result<()> {
-        todo!()
+
+    fn kill(&self, id: &ContainerId, signal: i32, target: KillTarget) -> Result<()> {
+        let folder = Folder::open(&self.state_root, id)?;
+        let record = folder.load()?;
+        let cgroup = record.cgroup();
+        if let (KillTarget::All, Some(cgroup)) = (target, &cgroup) {
+            return if signal == libc::SIGKILL { cgroup.kill() } else { cgroup.signal(signal) };
+        }
+        let Some(pidfd) = record.identity.open() else {
+            return Err(Error::WrongStatus { id: id.clone(), operation: "kill", status: folder.status(&record) });
+        };
+        process::signal(pidfd.as_fd(), signal).map_err(launch::system("send a signal"))?;
+        // A frozen process would die only once it is thawed.
+        if signal == libc::SIGKILL
+            && folder.paused()
+            && let Some(cgroup) = cgroup
+        {
+            cgroup.thaw()?;
+        }
+        Ok(())
     }
-    fn delete(&self, _id: &ContainerId, _mode: DeleteMode) -> Result<()> {
-        todo!()
+
+    fn delete(&self, id: &ContainerId, mode: DeleteMode) -> Result<()> {
+        let folder = match Folder::open(&self.state_root, id) {
+            Err(Error::NotFound { .. }) if mode == DeleteMode::Force => return Ok(()),
+            folder => folder?,
+        };
+        folder.lock()?;
+        let record = match folder.load() {
+            Ok(record) => record,
+            // A `create` that was killed before it wrote anything.
+            Err(_) if mode == DeleteMode::Force => return folder.remove(),
+            Err(error) => return Err(error),
+        };
+        let status = folder.status(&record);
+        if mode == DeleteMode::Stopped && !matches!(status, Status::Stopped | Status::Created) {
+            return Err(Error::WrongStatus { id: id.clone(), operation: "delete", status });
+        }
+        self.waiting().remove(id);
+        let mut undo = Undo { process: record.identity.open(), cgroup: record.cgroup() };
+        // The end of its first process has ended a whole pid namespace.
+        let alone = status == Status::Stopped && record.own_pids;
+        let mut failures = undo.tear_down(!alone);
+        if failures.is_empty() {
+            failures.extend(folder.remove().err());
+        }
+        failures.extend(Hooks::of(&record, self.features).poststop());
+        if failures.is_empty() { Ok(()) } else { Err(Error::Teardown { id: id.clone(), failures }) }
     }
+
+    fn pause(&self, id: &ContainerId) -> Result<()> {
+        let (folder, record) = self.locked(id)?;
+        let status = folder.status(&record);
+        match (status, record.cgroup()) {
+            (Status::Created | Status::Running, Some(cgroup)) => {
+                cgroup.freeze()?;
+                folder.set_paused(true)
+            }
+            _ => Err(Error::WrongStatus { id: id.clone(), operation: "pause", status }),
+        }
+    }
+
+    fn resume(&self, id: &ContainerId) -> Result<()> {
+        let (folder, record) = self.locked(id)?;
+        let status = folder.status(&record);
+        match (status, record.cgroup()) {
+            (Status::Paused, Some(cgroup)) => {
+                cgroup.thaw()?;
+                folder.set_paused(false)
+            }
+            _ => Err(Error::WrongStatus { id: id.clone(), operation: "resume", status }),
+        }
+    }
+}
+
+/// What a creation has made so far.
+#[derive(Debug, Default)]
+struct Undo {
+    process: Option<OwnedFd>,
+    cgroup: Option<Cgroup>,
+}
+
+impl Undo {
+    /// After a failure whose error is what is returned.
+    fn run(mut self) {
+        if let Some(pidfd) = &self.process {
+            // It is our child, and nobody else will reap it.
+            let _ = process::signal(pidfd.as_fd(), libc::SIGKILL);
+            let _ = process::wait(pidfd.as_fd());
+        }
+        self.process = None;
+        let _ = self.tear_down(true);
+    }
+
+    /// Ends the process, whoever reaps it, and removes the cgroup, and all processes in it if there may be `others`. Returns all
+    /// that failed.
+    fn tear_down(&mut self, others: bool) -> Vec<Error> {
+        let mut failures = Vec::new();
+        if let Some(pidfd) = &self.process {
+            match process::signal(pidfd.as_fd(), libc::SIGKILL) {
+                Ok(()) | Err(libc::ESRCH) => {}
+                Err(errno) => failures.push(launch::system("kill the container's process")(errno)),
+            }
+        }
+        if let Some(cgroup) = &self.cgroup {
+            if others {
+                failures.extend(cgroup.kill().err());
+            }
+            if let Some(pidfd) = &self.process {
+                failures.extend(end(pidfd));
+            }
+            failures.extend(cgroup.remove().err());
+        } else if let Some(pidfd) = &self.process {
+            failures.extend(end(pidfd));
+        }
+        failures
+    }
+}
+
+/// Waits until a killed process has ended.
+fn end(pidfd: &OwnedFd) -> Option<Error> {
+    match process::ended(pidfd.as_fd(), PATIENCE) {
+        Ok(true) => None,
+        Ok(false) => Some(launch::system("wait for the killed process")(libc::ETIMEDOUT)),
+        Err(errno) => Some(launch::system("wait for the killed process")(errno)),
+    }
+}
+
+fn copy(fd: &OwnedFd) -> Result<OwnedFd> {
+    fd.try_clone().map_err(|source| Error::System { operation: "copy a descriptor", source })
+}
+
+/// The capabilities that this process can give.
+fn permitted() -> Result<u64> {
+    process::capabilities().map(|sets| sets.permitted).map_err(launch::system("read the capabilities"))
+}
+
+/// The cgroup's folders with the names that they have below `/sys/fs/cgroup`.
+fn cgroup_mounts(cgroup: &Cgroup) -> Vec<(String, PathBuf)> {
+    cgroup.paths().iter().map(|folder| (folder.controllers.join(","), folder.path.clone())).collect()
 }

@@ -256,3 +256,22 @@ pub(crate) fn lock(fd: i32) -> Call {
         }
     }
 }
+
+/// Whether the lock could be had right now. It is given back at once.
+pub(crate) fn try_lock_briefly(fd: i32) -> bool {
+    // SAFETY: plain numbers.
+    let returned = unsafe { libc::flock(fd, libc::LOCK_EX | libc::LOCK_NB) };
+    if returned != 0 {
+        return false;
+    }
+    // SAFETY: plain numbers.
+    unsafe { libc::flock(fd, libc::LOCK_UN) };
+    true
+}
+
+/// A file in memory, by [`memfd_create(2)`](https://man7.org/linux/man-pages/man2/memfd_create.2.html).
+pub(crate) fn memory(name: &CStr) -> Call<i32> {
+    // SAFETY: name is a C string.
+    let returned = unsafe { libc::syscall(libc::SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC) };
+    fd(returned)
+}

@@ -138,34 +138,33 @@ pub(crate) fn exit(status: i32) -> ! {
 #[derive(Debug)]
 pub(crate) struct Strings {
     owned: Vec<CString>,
+    spare: Option<Vec<u8>>,
     pointers: Vec<*const c_char>,
 }
 
 impl Strings {
-    /// The list, with `spare` empty places at its end, for [`Strings::set_spare`].
-    pub(crate) fn new(owned: Vec<CString>, spare: usize) -> Self {
+    /// The list. Its last text is in `spare`, if there is one, which the child may still write.
+    pub(crate) fn new(owned: Vec<CString>, spare: Option<Vec<u8>>) -> Self {
         let mut pointers: Vec<_> = owned.iter().map(|text| text.as_ptr()).collect();
-        pointers.resize(owned.len() + spare + 1, ptr::null());
-        Self { owned, pointers }
+        pointers.extend(spare.iter().map(|buffer| buffer.as_ptr().cast::<c_char>()));
+        pointers.push(ptr::null());
+        Self { owned, spare, pointers }
     }
 
-    /// Puts a text into the spare place. The text must stay where it is until the `execve`.
-    pub(crate) fn set_spare(&mut self, text: &'static CStr) {
-        let at = self.owned.len();
-        if let Some(pointer) = self.pointers.get_mut(at) {
-            *pointer = text.as_ptr();
+    /// Writes the text of the spare place from these parts. What does not fit is left out.
+    pub(crate) fn set_spare(&mut self, parts: &[&[u8]]) {
+        let Some(buffer) = self.spare.as_deref_mut() else { return };
+        // One byte stays for the zero.
+        let bytes = parts.iter().copied().flatten().copied().chain([0]);
+        let room = buffer.len().saturating_sub(1);
+        for (place, byte) in buffer.iter_mut().take(room).zip(bytes) {
+            *place = byte;
         }
     }
 
-    /// Puts the text that starts `buffer` into the spare place.
-    pub(crate) fn set_spare_from(&mut self, buffer: &'static mut [u8]) -> bool {
-        match CStr::from_bytes_until_nul(buffer) {
-            Ok(text) => {
-                self.set_spare(text);
-                true
-            }
-            Err(_) => false,
-        }
+    /// The texts, but for the spare one.
+    pub(crate) fn texts(&self) -> &[CString] {
+        &self.owned
     }
 }
 

@@ -1,0 +1,273 @@
+//! Mounts, done by the child.
+
+use std::ffi::CStr;
+
+use super::report::{Failure, Part};
+use crate::Features;
+use crate::plan::{Filesystem, Late, Target};
+use crate::resolve::{Links, Resolver};
+use crate::sys::Call;
+use crate::sys::file::{self, close};
+use crate::sys::mount::{self as sys, Depth, attribute};
+
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+const NULL_DEVICE: u64 = libc::makedev(1, 3);
+
+/// Nothing that is mounted here from now on appears on the host.
+pub(super) fn private() -> Call {
+    sys::mount(None, c"/", None, libc::MS_PRIVATE | libc::MS_REC, None)
+}
+
+/// Gives the root a place, so that it can be switched to.
+pub(super) fn attach_root(tree: i32, at: &CStr) -> Result<i32, Failure> {
+    sys::attach_at(tree, at).map_err(Part::Attach.of())?;
+    // A copy of a shared mount is its peer until it is told otherwise.
+    propagate(tree, libc::MS_SLAVE | libc::MS_REC)?;
+    Ok(tree)
+}
+
+/// Sets the propagation of the mount that `fd` is open on.
+pub(super) fn propagate(fd: i32, kind: u64) -> Result<(), Failure> {
+    file::fchdir(fd).map_err(Part::Propagation.of())?;
+    sys::mount(None, c".", None, kind, None).map_err(Part::Propagation.of())
+}
+
+/// Makes a folder and what is missing of the way to it, and opens it.
+pub(super) fn directory(resolver: Resolver, root: i32, target: &Target) -> Result<i32, Failure> {
+    make(resolver, root, target, true, Links::Follow).map_err(Part::Target.of())
+}
+
+/// Opens a target; if it is missing it is made, as a folder or an empty file.
+fn make(resolver: Resolver, root: i32, target: &Target, folder: bool, links: Links) -> Call<i32> {
+    match resolver.open(root, target.path(), libc::O_PATH, links) {
+        Err(libc::ENOENT) => {}
+        result => return result,
+    }
+    for at in 0..target.len() {
+        let Some((parent, name)) = target.component(at) else { break };
+        let last = at + 1 == target.len();
+        let parent = resolver.open(root, parent, libc::O_PATH | libc::O_DIRECTORY, links)?;
+        let made = if last && !folder {
+            let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY;
+            file::openat(parent, name, flags, 0o644).map(close)
+        } else {
+            file::mkdirat(parent, name, 0o755)
+        };
+        close(parent);
+        match made {
+            Ok(()) | Err(libc::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    resolver.open(root, target.path(), libc::O_PATH, links)
+}
+
+/// Makes the folder that `target` lies in and opens it.
+pub(super) fn parent(resolver: Resolver, root: i32, target: &Target) -> Result<i32, Failure> {
+    let path = target.parent();
+    match resolver.open(root, path, libc::O_PATH | libc::O_DIRECTORY, Links::Follow) {
+        Err(libc::ENOENT) => {}
+        result => return result.map_err(Part::Target.of()),
+    }
+    for at in 0..target.len().saturating_sub(1) {
+        let Some((parent, name)) = target.component(at) else { break };
+        let parent =
+            resolver.open(root, parent, libc::O_PATH | libc::O_DIRECTORY, Links::Follow).map_err(Part::Target.of())?;
+        let made = file::mkdirat(parent, name, 0o755);
+        close(parent);
+        match made {
+            Ok(()) | Err(libc::EEXIST) => {}
+            Err(errno) => return Err(Part::Target.of()(errno)),
+        }
+    }
+    resolver.open(root, path, libc::O_PATH | libc::O_DIRECTORY, Links::Follow).map_err(Part::Target.of())
+}
+
+/// Makes a filesystem that is attached nowhere.
+fn detached(kind: &CStr, parameters: &[(&CStr, Option<&CStr>)], attributes: u64) -> Result<i32, Failure> {
+    let context = sys::fsopen(kind).map_err(Part::OpenFilesystem.of())?;
+    let result = (|| {
+        for (key, value) in parameters {
+            sys::fsconfig(context, key, *value).map_err(Part::Parameter.of())?;
+        }
+        sys::fsconfig_create(context).map_err(Part::Make.of())?;
+        sys::fsmount(context, attributes).map_err(Part::Make.of())
+    })();
+    close(context);
+    result
+}
+
+/// Makes and attaches a filesystem.
+pub(super) fn filesystem(resolver: Resolver, root: i32, filesystem: &Filesystem) -> Result<(), Failure> {
+    let context = sys::fsopen(&filesystem.kind).map_err(Part::OpenFilesystem.of())?;
+    for (key, value) in &filesystem.parameters {
+        sys::fsconfig(context, key, value.as_deref()).map_err(Part::Parameter.of())?;
+    }
+    sys::fsconfig_create(context).map_err(Part::Make.of())?;
+    let tree = sys::fsmount(context, filesystem.attributes).map_err(Part::Make.of())?;
+    close(context);
+    let links = if filesystem.no_links { Links::Refuse } else { Links::Follow };
+    let target = make(resolver, root, &filesystem.target, true, links).map_err(Part::Target.of())?;
+    sys::attach(tree, target).map_err(Part::Attach.of())?;
+    close(target);
+    if let Some(kind) = filesystem.propagation {
+        propagate(tree, kind)?;
+    }
+    close(tree);
+    Ok(())
+}
+
+/// Attaches a tree of the parent's. If `guarded`, not inside a procfs, where it could feign what security depends on.
+pub(super) fn bind(
+    resolver: Resolver,
+    root: i32,
+    tree: i32,
+    target: &Target,
+    guarded: bool,
+    late: Option<Late>,
+) -> Result<(), Failure> {
+    let folder = file::stat(tree, c"")?.is(libc::S_IFDIR);
+    let place = make(resolver, root, target, folder, Links::Follow).map_err(Part::Target.of())?;
+    if guarded && file::filesystem(place)? == PROC_SUPER_MAGIC {
+        return Err(Part::InsideProc.of()(libc::EPERM));
+    }
+    sys::attach(tree, place).map_err(Part::Attach.of())?;
+    close(place);
+    if let Some(late) = late {
+        if late.set | late.clear != 0 {
+            remount(tree, late.set, late.clear)?;
+        }
+        if let Some(kind) = late.propagation {
+            propagate(tree, kind)?;
+        }
+    }
+    close(tree);
+    Ok(())
+}
+
+/// Changes the flags of an attached mount the old way, which wants all of them.
+fn remount(fd: i32, set: u64, clear: u64) -> Result<(), Failure> {
+    // What fstatvfs says has the values of mount(2), but for relatime.
+    const SAME: u64 =
+        libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_NOATIME | libc::MS_NODIRATIME;
+    let flags = file::mount_flags(fd).map_err(Part::Attributes.of())? & SAME & !clear | set;
+    file::fchdir(fd).map_err(Part::Attributes.of())?;
+    sys::mount(None, c".", None, libc::MS_REMOUNT | libc::MS_BIND | flags, None).map_err(Part::Attributes.of())
+}
+
+/// Makes the mount that `fd` is open on read-only.
+fn make_readonly(features: Features, fd: i32, depth: Depth) -> Result<(), Failure> {
+    if features.mount_setattr {
+        sys::set_attributes(fd, depth, attribute::RDONLY, 0, 0).map_err(Part::Attributes.of())
+    } else {
+        remount(fd, libc::MS_RDONLY, 0)
+    }
+}
+
+/// Makes a mount of the container read-only.
+pub(super) fn readonly(features: Features, resolver: Resolver, root: i32, target: &Target) -> Result<(), Failure> {
+    let fd = resolver.open(root, target.path(), libc::O_PATH, Links::Follow).map_err(Part::Target.of())?;
+    make_readonly(features, fd, Depth::Top)?;
+    close(fd);
+    Ok(())
+}
+
+/// Makes a path read-only by a mount of its own. A path that is not there needs none.
+pub(super) fn readonly_path(features: Features, resolver: Resolver, root: i32, target: &Target) -> Result<(), Failure> {
+    let place = match resolver.open(root, target.path(), libc::O_PATH, Links::Follow) {
+        Err(libc::ENOENT | libc::ENOTDIR) => return Ok(()),
+        result => result.map_err(Part::Target.of())?,
+    };
+    let copy = sys::clone_tree(place, c"", Depth::Recursive).map_err(Part::Copy.of())?;
+    if features.mount_setattr {
+        make_readonly(features, copy, Depth::Recursive)?;
+        sys::attach(copy, place).map_err(Part::Attach.of())?;
+    } else {
+        sys::attach(copy, place).map_err(Part::Attach.of())?;
+        make_readonly(features, copy, Depth::Top)?;
+    }
+    close(copy);
+    close(place);
+    Ok(())
+}
+
+/// Hides a path: a folder under an empty one, a file under the null device. One tmpfs serves all folders.
+pub(super) fn mask(
+    resolver: Resolver,
+    root: i32,
+    target: &Target,
+    empty: &mut i32,
+    null: &mut i32,
+) -> Result<(), Failure> {
+    let place = match resolver.open(root, target.path(), libc::O_PATH, Links::Follow) {
+        Err(libc::ENOENT | libc::ENOTDIR) => return Ok(()),
+        result => result.map_err(Part::Target.of())?,
+    };
+    if file::stat(place, c"")?.is(libc::S_IFDIR) {
+        if *empty < 0 {
+            let parameters: [(&CStr, Option<&CStr>); 4] = [
+                (c"source", Some(c"tmpfs")),
+                (c"nr_blocks", Some(c"1")),
+                (c"nr_inodes", Some(c"1")),
+                (c"mode", Some(c"755")),
+            ];
+            let attributes = attribute::RDONLY | attribute::NOSUID | attribute::NODEV | attribute::NOEXEC;
+            *empty = detached(c"tmpfs", &parameters, attributes)?;
+            sys::attach(*empty, place).map_err(Part::Attach.of())?;
+        } else {
+            let copy = sys::clone_tree(*empty, c"", Depth::Top).map_err(Part::Copy.of())?;
+            sys::attach(copy, place).map_err(Part::Attach.of())?;
+            close(copy);
+        }
+    } else {
+        if *null < 0 {
+            // Whoever made the root decides what lies at /dev/null: a link to a file of the host would open it (CVE-2025-31133).
+            let found = resolver.open(root, c"dev/null", libc::O_PATH, Links::Refuse).map_err(Part::Null.of())?;
+            let stat = file::stat(found, c"").map_err(Part::Null.of())?;
+            if !stat.is(libc::S_IFCHR) || stat.rdev != NULL_DEVICE {
+                return Err(Part::Null.of()(libc::ENODEV));
+            }
+            *null = found;
+        }
+        let copy = sys::clone_tree(*null, c"", Depth::Top).map_err(Part::Copy.of())?;
+        sys::attach(copy, place).map_err(Part::Attach.of())?;
+        close(copy);
+    }
+    close(place);
+    Ok(())
+}
+
+/// Makes `root` the root, and lets go of the host's.
+pub(super) fn pivot(root: i32) -> Result<(), Failure> {
+    file::fchdir(root)?;
+    sys::pivot_here()?;
+    // The old root lies on the new one now, and is what "." means to umount.
+    sys::detach(c".", 0).map_err(Part::Detach.of())?;
+    file::fchdir(root)?;
+    Ok(())
+}
+
+/// The same where the host runs from a ramdisk that cannot be pivoted.
+pub(super) fn chroot(root: i32) -> Result<(), Failure> {
+    file::fchdir(root)?;
+    sys::mount(Some(c"."), c"/", None, libc::MS_MOVE, None).map_err(Part::Attach.of())?;
+    file::fchdir(root)?;
+    file::chroot(c".")?;
+    file::fchdir(root)?;
+    Ok(())
+}
+
+/// Writes a setting, through a procfs that nothing else can reach (CVE-2025-52881).
+pub(super) fn sysctl(resolver: Resolver, proc: &mut i32, path: &CStr, value: &[u8]) -> Result<(), Failure> {
+    if *proc < 0 {
+        *proc = detached(c"proc", &[], attribute::NOSUID | attribute::NODEV | attribute::NOEXEC)?;
+    }
+    let settings = resolver.open(*proc, c"sys", libc::O_PATH | libc::O_DIRECTORY, Links::Refuse)?;
+    let file = resolver.open(settings, path, libc::O_WRONLY, Links::Refuse);
+    close(settings);
+    let file = file?;
+    let written = file::write(file, value);
+    close(file);
+    written?;
+    Ok(())
+}

@@ -1,0 +1,271 @@
+//! Making the child and listening to it.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxIdMapping, Spec};
+
+use crate::child::{self, Child, Message, Part};
+use crate::plan::{Open, Plan, Step};
+use crate::sys::mount::{self, Depth};
+use crate::sys::process::{self, CloneRequest};
+use crate::sys::{self, socket};
+use crate::{Error, Features, Result};
+
+/// Everything that a child gets, beside its plan.
+#[derive(Debug)]
+pub(super) struct Launch<'a> {
+    pub(super) features: Features,
+    /// The version 2 cgroup to be born in.
+    pub(super) cgroup: Option<BorrowedFd<'a>>,
+    /// The table of descriptors.
+    pub(super) fds: &'a [i32],
+    /// The seccomp filter and its flags.
+    pub(super) filter: Option<(&'a [libc::sock_filter], u64)>,
+}
+
+/// A child.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) pid: i32,
+    pub(super) pidfd: OwnedFd,
+}
+
+impl Launch<'_> {
+    /// Clones the child, which follows the plan. `descriptors` are what its program gets as 0, 1, 2 and so on.
+    pub(super) fn spawn(&self, plan: &mut Plan, mut descriptors: Vec<i32>) -> Result<Started> {
+        let others = others(self.fds.iter().chain(&descriptors).copied());
+        let request = CloneRequest {
+            flags: plan.flags,
+            cgroup: self.cgroup.map(|fd| fd.as_raw_fd()),
+            clone3: self.features.clone3,
+        };
+        let mut child = Child {
+            plan,
+            features: self.features,
+            fds: self.fds,
+            descriptors: &mut descriptors,
+            others: &others,
+            filter: self.filter,
+            made: child::Made::default(),
+        };
+        let (pid, pidfd) = process::spawn(request, &mut child, child::run).map_err(|errno| match errno {
+            libc::EPERM => Error::System {
+                operation: "clone a process into new namespaces (this takes root)",
+                source: io::Error::from_raw_os_error(errno),
+            },
+            errno => system("clone a process into new namespaces")(errno),
+        })?;
+        Ok(Started { pid, pidfd })
+    }
+}
+
+/// The numbers of descriptors that are not in a list, as ranges.
+fn others(listed: impl Iterator<Item = i32>) -> Vec<(u32, u32)> {
+    let mut listed: Vec<u32> = listed.filter_map(|fd| u32::try_from(fd).ok()).collect();
+    listed.sort_unstable();
+    listed.dedup();
+    let mut ranges = Vec::with_capacity(listed.len() + 1);
+    let mut next = 0;
+    for fd in listed {
+        if fd > next {
+            ranges.push((next, fd - 1));
+        }
+        next = fd + 1;
+    }
+    ranges.push((next, u32::MAX));
+    ranges
+}
+
+/// What a child said.
+#[derive(Debug)]
+pub(super) enum Event {
+    Forked(i32),
+    Console(OwnedFd),
+    Hooks,
+    Ready,
+}
+
+/// The next word of a child that is being set up.
+pub(super) fn receive(socket: &OwnedFd, plan: &Plan, started: &Started) -> Result<Event> {
+    let (message, fd) = hear(socket)?;
+    match (message, fd) {
+        (Some(Message::Forked { pid }), _) => Ok(Event::Forked(pid)),
+        (Some(Message::Console), Some(fd)) => Ok(Event::Console(fd)),
+        (Some(Message::Hooks), _) => Ok(Event::Hooks),
+        (Some(Message::Ready), _) => Ok(Event::Ready),
+        (Some(Message::Failed { step, part, errno }), _) => {
+            let step = plan.steps.get(step as usize);
+            let text = step.map_or_else(|| "follow the plan".to_owned(), ToString::to_string);
+            Err(failure(text, &program(plan), part, errno))
+        }
+        (Some(Message::Console) | None, _) => {
+            let status = crate::wait(started.pidfd.as_fd(), started.pid)?;
+            Err(Error::SetupDied { status: status.code() })
+        }
+    }
+}
+
+/// A message, or `None` at the end.
+pub(super) fn hear(socket: &OwnedFd) -> Result<(Option<Message>, Option<OwnedFd>)> {
+    let mut buffer = [0u8; 32];
+    let (length, fd) = socket::receive(socket.as_fd(), &mut buffer).map_err(system("hear from the child"))?;
+    Ok((buffer.get(..length).and_then(Message::decode), fd))
+}
+
+/// Lets the child go on.
+pub(super) fn answer(socket: &OwnedFd) -> Result<()> {
+    match socket::send(socket.as_raw_fd(), b"a", None) {
+        // It has died, and what it said of that is heard next.
+        Ok(()) | Err(libc::EPIPE | libc::ECONNRESET) => Ok(()),
+        Err(errno) => Err(system("answer the child")(errno)),
+    }
+}
+
+/// What the program is called in errors.
+fn program(plan: &Plan) -> String {
+    plan.arguments.texts().first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn failure(step: String, program: &str, part: Part, errno: i32) -> Error {
+    let source = io::Error::from_raw_os_error(errno);
+    if !matches!(part, Part::Find | Part::Interpreter | Part::Execute) {
+        return Error::Setup { step, call: part.text(), source };
+    }
+    let executable = program.to_owned();
+    match errno {
+        libc::ENOENT | libc::ENOTDIR => Error::ExecutableNotFound { executable, source },
+        libc::E2BIG | libc::ENOMEM | libc::EAGAIN | libc::EIO | libc::EMFILE | libc::ENFILE => {
+            Error::Setup { step, call: part.text(), source }
+        }
+        _ => Error::NotExecutable { executable, source },
+    }
+}
+
+/// A child that waits for its start: how to learn what became of it.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    socket: OwnedFd,
+    program: String,
+    /// The steps that are left, by their place.
+    left: Vec<(u32, String)>,
+}
+
+impl Waiting {
+    pub(super) fn new(socket: OwnedFd, plan: &Plan) -> Self {
+        let ready = plan.steps.iter().position(|step| *step == Step::Ready).unwrap_or_default();
+        let left = (0..).zip(&plan.steps).skip(ready).map(|(at, step)| (at, step.to_string())).collect();
+        Self { socket, program: program(plan), left }
+    }
+
+    /// Waits until the program is executed, or could not be.
+    pub(super) fn executed(self) -> Result<()> {
+        match hear(&self.socket)?.0 {
+            Some(Message::Failed { step, part, errno }) => {
+                let step = self.left.into_iter().find(|(at, _)| *at == step);
+                let step = step.map_or_else(|| "follow the plan".to_owned(), |(_, text)| text);
+                Err(failure(step, &self.program, part, errno))
+            }
+            // The exec has closed the other side.
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Opens what a plan wants open.
+pub(super) fn open(open: &Open, features: Features) -> Result<OwnedFd> {
+    match open {
+        Open::Namespace { path, .. } => {
+            let file = fs::File::open(path).map_err(|source| Error::Io {
+                operation: "open the namespace",
+                path: path.clone(),
+                source,
+            })?;
+            Ok(file.into())
+        }
+        Open::Bind { source, depth, options, field } => {
+            let tree = clone_tree(source, *depth, field)?;
+            if features.mount_setattr {
+                crate::mount::set_options(&tree, options).map_err(|errno| Error::Mount {
+                    what: format!("{} ({field})", source.display()),
+                    call: "mount_setattr",
+                    source: io::Error::from_raw_os_error(errno),
+                })?;
+            }
+            Ok(tree)
+        }
+    }
+}
+
+/// A detached copy of a part of the host's tree.
+pub(super) fn clone_tree(path: &Path, depth: Depth, field: &str) -> Result<OwnedFd> {
+    let error = |source| match field {
+        "root" => Error::Io { operation: "open the root", path: path.to_owned(), source },
+        _ => Error::Mount { what: format!("{} ({field})", path.display()), call: "open_tree", source },
+    };
+    let text = CString::new(path.as_os_str().as_bytes()).map_err(|_| error(io::ErrorKind::InvalidInput.into()))?;
+    mount::clone_tree(libc::AT_FDCWD, &text, depth)
+        .map(sys::own)
+        .map_err(|errno| error(io::Error::from_raw_os_error(errno)))
+}
+
+/// Writes the mappings of the child's user namespace.
+pub(super) fn write_mappings(spec: &Spec, pid: i32) -> Result<()> {
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    for (name, mappings) in [("uid_map", linux.uid_mappings()), ("gid_map", linux.gid_mappings())] {
+        let text: String = mappings.iter().flatten().map(line).collect();
+        write_proc(pid, name, &text)?;
+    }
+    Ok(())
+}
+
+fn line(mapping: &LinuxIdMapping) -> String {
+    format!("{} {} {}\n", mapping.container_id(), mapping.host_id(), mapping.size())
+}
+
+/// What only the host's privileges can do for a child in a user namespace.
+pub(super) fn privileged(score: Option<i32>, limits: &[(u32, String, u64, u64)], pid: i32) -> Result<()> {
+    if let Some(score) = score {
+        write_proc(pid, "oom_score_adj", &score.to_string())?;
+    }
+    for (resource, name, soft, hard) in limits {
+        process::set_limit(pid, *resource, *soft, *hard).map_err(|errno| Error::Setup {
+            step: format!("process.rlimits: set {name} to {soft}:{hard}"),
+            call: "",
+            source: io::Error::from_raw_os_error(errno),
+        })?;
+    }
+    Ok(())
+}
+
+fn write_proc(pid: i32, name: &str, text: &str) -> Result<()> {
+    let path = PathBuf::from(format!("/proc/{pid}/{name}"));
+    fs::write(&path, text).map_err(|source| Error::Io { operation: "write", path, source })
+}
+
+/// An error of a system call.
+pub(super) fn system(operation: &'static str) -> impl FnOnce(i32) -> Error {
+    move |errno| Error::System { operation, source: io::Error::from_raw_os_error(errno) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_what_is_not_listed() {
+        let cases: [(&[i32], &[(u32, u32)]); 4] = [
+            (&[], &[(0, u32::MAX)]),
+            (&[0, 1, 2], &[(3, u32::MAX)]),
+            (&[7, 2, 2, 3], &[(0, 1), (4, 6), (8, u32::MAX)]),
+            (&[-1, 0], &[(1, u32::MAX)]),
+        ];
+        for (listed, expected) in cases {
+            assert_eq!(others(listed.iter().copied()), expected);
+        }
+    }
+}

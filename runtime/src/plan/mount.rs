@@ -1,0 +1,288 @@
+//! The root and what is mounted in it.
+
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::Mount;
+
+use super::option::{Attributes, Options, parse};
+use super::{Filesystem, Late, Open, Planner, Step, Target, c_path, c_string, invalid, unsupported};
+use crate::sys::mount::{Depth, attribute};
+use crate::{Error, Result, RootSwitch};
+
+/// Files of /proc that a container may be shown in another version, as lxcfs makes them. A mount over any other part of it could
+/// make security settings go elsewhere.
+const OVER_PROC: [&str; 11] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/net/dev",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+impl Planner<'_> {
+    /// Everything from the first mount to the switched root.
+    pub(super) fn root(&mut self) -> Result<()> {
+        let root_propagation = self.root_propagation()?;
+        let hooked = self.hooked();
+        self.steps.push(Step::Umask(0));
+        self.steps.push(Step::PrivateMounts);
+        // Anywhere will do, and "/" needs no lookup; but hooks want to find it at its path.
+        let at = match self.host.root_path {
+            Some(path) if hooked => c_path(path, "root.path")?,
+            _ => c"/".to_owned(),
+        };
+        self.steps.push(Step::AttachRoot { at });
+        let mut deferred = Vec::new();
+        let mounts = self.spec.mounts().as_deref().unwrap_or_default();
+        for (at, mount) in mounts.iter().enumerate() {
+            self.mount(mount, &format!("mounts[{at}]"), root_propagation, &mut deferred)?;
+        }
+        if !mounts.iter().any(is_dev_bind) {
+            self.devices()?;
+        }
+        self.listed_devices()?;
+        if hooked {
+            self.steps.push(Step::Hooks);
+        }
+        self.steps.push(match self.host.root_switch {
+            RootSwitch::Pivot => Step::Pivot,
+            RootSwitch::Chroot => Step::Chroot,
+        });
+        // Slave is what it is from the start.
+        if let Some(propagation) = root_propagation.filter(|kind| *kind != libc::MS_SLAVE) {
+            self.steps.push(Step::RootPropagation(propagation));
+        }
+        self.steps.push(Step::Directory(self.cwd()?));
+        self.steps.append(&mut deferred);
+        if self.spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
+            self.steps.push(Step::Readonly(Target::new(Path::new("/"), "root.readonly")?));
+        }
+        self.hidden_paths()
+    }
+
+    /// Hooks that run when the root is made but not yet switched.
+    fn hooked(&self) -> bool {
+        self.spec.hooks().as_ref().is_some_and(|hooks| {
+            #[allow(deprecated, reason = "prestart is still what many hooks are")]
+            let lists = [hooks.prestart(), hooks.create_runtime(), hooks.create_container()];
+            lists.into_iter().any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
+        })
+    }
+
+    fn root_propagation(&self) -> Result<Option<u64>> {
+        let field = "linux.rootfsPropagation";
+        let text = self.spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref()).unwrap_or("");
+        match text {
+            "" => Ok(None),
+            "shared" | "rshared" => Ok(Some(libc::MS_SHARED)),
+            "slave" | "rslave" => Ok(Some(libc::MS_SLAVE)),
+            "private" | "rprivate" => Ok(Some(libc::MS_PRIVATE)),
+            "unbindable" | "runbindable" => Ok(Some(libc::MS_UNBINDABLE)),
+            other => Err(invalid(field, format!("{other:?} is none of shared, slave, private, unbindable"))),
+        }
+    }
+
+    fn mount(
+        &mut self,
+        mount: &Mount,
+        field: &str,
+        root_propagation: Option<u64>,
+        deferred: &mut Vec<Step>,
+    ) -> Result<()> {
+        let mappings = [mount.uid_mappings(), mount.gid_mappings()];
+        if mappings.into_iter().any(|list| list.as_ref().is_some_and(|list| !list.is_empty())) {
+            return Err(unsupported(field, "uidMappings and gidMappings of a mount"));
+        }
+        let destination = clean(mount.destination());
+        let target = Target::new(&destination, field)?;
+        let mut options = parse(mount.options().as_deref().unwrap_or_default())
+            .map_err(|option| unsupported(field, format!("option {option:?}")))?;
+        let kind = mount.typ().as_deref().unwrap_or("none");
+        if kind == "bind" && options.bind.is_none() {
+            options.bind = Some(Depth::Top);
+        }
+        if target.len() == 0 {
+            return Err(unsupported(field, "a mount over the root"));
+        }
+        self.check_proc(&destination, kind, &options, field)?;
+        if options.bind.is_some() {
+            let source = mount.source().as_ref().ok_or_else(|| invalid(field, "a bind needs a source"))?;
+            let source = self.host.bundle.join(source);
+            return self.bind(source, target, options, field, root_propagation);
+        }
+        if matches!(kind, "cgroup" | "cgroup2") {
+            return self.cgroups(&target, options, field, deferred);
+        }
+        if kind == "none" {
+            return Err(invalid(field, "has neither a type nor the option bind"));
+        }
+        // /dev is filled first.
+        if target.path() == c"dev" && options.top.set & attribute::RDONLY != 0 {
+            options.top.set &= !attribute::RDONLY;
+            deferred.push(Step::Readonly(target.clone()));
+        }
+        let source = mount.source().as_deref().unwrap_or(Path::new(kind));
+        let mut parameters = vec![(c"source".to_owned(), Some(c_path(source, field)?))];
+        for (key, value) in &options.data {
+            let value = value.as_ref().map(|value| c_string(value.as_bytes(), field)).transpose()?;
+            if value.as_ref().is_some_and(|value| value.as_bytes().len() > 255) {
+                return Err(unsupported(field, format!("option {key:?} with more than 255 bytes")));
+            }
+            parameters.push((c_string(key.as_bytes(), field)?, value));
+        }
+        self.steps.push(Step::Mount(Filesystem {
+            kind: c_string(kind.as_bytes(), field)?,
+            parameters,
+            attributes: options.top.set | options.recursive.set,
+            target,
+            no_links: matches!(kind, "proc" | "sysfs"),
+            propagation: options.propagation.map(|(kind, _)| kind),
+        }));
+        Ok(())
+    }
+
+    /// What looks like the kernel's /proc must be it.
+    fn check_proc(&self, destination: &Path, kind: &str, options: &Options, field: &str) -> Result<()> {
+        let Ok(below) = destination.strip_prefix("/proc") else { return Ok(()) };
+        if below.as_os_str().is_empty() {
+            let shared = options.bind.is_some() && !self.own_or_joined(super::NEW_PID);
+            if kind == "proc" && options.bind.is_none() || shared {
+                return Ok(());
+            }
+            return Err(invalid(field, "only proc can be mounted at /proc"));
+        }
+        if OVER_PROC.iter().any(|allowed| Path::new(allowed) == destination) {
+            return Ok(());
+        }
+        Err(invalid(field, format!("nothing can be mounted at {}", destination.display())))
+    }
+
+    fn bind(
+        &mut self,
+        source: PathBuf,
+        target: Target,
+        mut options: Options,
+        field: &str,
+        root_propagation: Option<u64>,
+    ) -> Result<()> {
+        if let Some((key, _)) = options.data.first() {
+            return Err(unsupported(field, format!("option {key:?} of a bind")));
+        }
+        // The copy of a shared mount is its peer: what the container mounts below it would appear on the host.
+        options.propagation = options.propagation.or(match root_propagation {
+            Some(libc::MS_SHARED) => None,
+            Some(libc::MS_PRIVATE | libc::MS_UNBINDABLE) => Some((libc::MS_PRIVATE, Depth::Recursive)),
+            _ => Some((libc::MS_SLAVE, Depth::Recursive)),
+        });
+        let late = if self.host.features.mount_setattr {
+            None
+        } else {
+            if !options.recursive.none() {
+                return Err(Error::Kernel {
+                    feature: "mount_setattr (5.12)",
+                    purpose: format!("{field}: a recursive option"),
+                });
+            }
+            let (set, clear) = options.top.flags();
+            let recursive = |(kind, depth)| if depth == Depth::Recursive { kind | libc::MS_REC } else { kind };
+            let late = Late { set, clear, propagation: options.propagation.map(recursive) };
+            options.top = Attributes::default();
+            options.propagation = None;
+            Some(late)
+        };
+        let depth = options.bind.unwrap_or_default();
+        let proc = target.path().to_bytes().starts_with(b"proc/") || target.path() == c"proc";
+        let slot = self.open(Open::Bind { source, depth, options, field: field.to_owned() });
+        self.steps.push(Step::Bind { slot, target, guarded: !proc, late });
+        Ok(())
+    }
+
+    /// The container's own folders of the cgroup hierarchies. Whether there is a cgroup namespace or not, they are its roots.
+    fn cgroups(&mut self, target: &Target, mut options: Options, field: &str, deferred: &mut Vec<Step>) -> Result<()> {
+        let place = target.show();
+        options.bind = Some(Depth::Top);
+        options.data.clear();
+        let readonly = (options.top.set | options.recursive.set) & attribute::RDONLY != 0;
+        let cgroups = self.host.cgroups.clone();
+        if cgroups.is_empty() {
+            return Err(invalid(field, "there is no cgroup to show; linux.cgroupsPath is needed"));
+        }
+        if let [(name, folder)] = cgroups.as_slice()
+            && name.is_empty()
+        {
+            return self.bind(folder.clone(), target.clone(), options, field, None);
+        }
+        self.steps.push(Step::Mount(Filesystem {
+            kind: c"tmpfs".to_owned(),
+            parameters: vec![
+                (c"source".to_owned(), Some(c"tmpfs".to_owned())),
+                (c"mode".to_owned(), Some(c"755".to_owned())),
+            ],
+            attributes: (options.top.set | options.recursive.set) & !attribute::RDONLY,
+            target: target.clone(),
+            no_links: false,
+            propagation: None,
+        }));
+        for (name, folder) in cgroups {
+            let name = if name.is_empty() { "unified" } else { &name };
+            let inner = Target::new(&Path::new(&place).join(name), field)?;
+            self.bind(folder, inner, options.clone(), field, None)?;
+            for part in name.split(',').filter(|part| *part != name) {
+                let link = Target::new(&Path::new(&place).join(part), field)?;
+                self.steps.push(Step::Link { target: link, to: c_string(name.as_bytes(), field)?, replace: false });
+            }
+        }
+        if readonly {
+            deferred.push(Step::Readonly(target.clone()));
+        }
+        Ok(())
+    }
+
+    fn hidden_paths(&mut self) -> Result<()> {
+        let Some(linux) = self.spec.linux() else { return Ok(()) };
+        let lists = [("linux.readonlyPaths", linux.readonly_paths()), ("linux.maskedPaths", linux.masked_paths())];
+        for (field, paths) in lists {
+            for (at, path) in paths.iter().flatten().enumerate() {
+                let field = format!("{field}[{at}]");
+                if !path.starts_with('/') {
+                    return Err(invalid(field, format!("{path:?} is not absolute")));
+                }
+                let target = Target::new(Path::new(path), &field)?;
+                self.steps.push(if field.starts_with("linux.r") {
+                    Step::ReadonlyPath(target)
+                } else {
+                    Step::MaskPath(target)
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the container's /dev is a folder of the host, which is then not touched.
+fn is_dev_bind(mount: &Mount) -> bool {
+    let bind = mount.typ().as_deref() == Some("bind")
+        || mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind");
+    bind && clean(mount.destination()) == Path::new("/dev")
+}
+
+/// A destination as an absolute path without `.` and `..`.
+fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    clean
+}

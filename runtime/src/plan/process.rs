@@ -1,0 +1,239 @@
+//! The process: its rights, its place, its program.
+
+use std::ffi::CString;
+
+use oci_spec::runtime::{Capabilities, Capability, PosixRlimitType, Process};
+
+use super::{Planner, Step, Target, c_string, invalid};
+use crate::sys::process::{CapabilitySets, Strings};
+use crate::{Keyring, Result};
+
+/// Where programs are looked for if the environment does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Room for `HOME=` and a path.
+const HOME: usize = 5 + 4096;
+
+impl Planner<'_> {
+    fn process(&self) -> Result<&Process> {
+        self.spec.process().as_ref().ok_or_else(|| invalid("process", "is missing"))
+    }
+
+    pub(super) fn cwd(&self) -> Result<Target> {
+        Target::new(self.process()?.cwd(), "process.cwd")
+    }
+
+    /// What needs the host's /proc or its privileges. In a user namespace the parent does it.
+    pub(super) fn early_process(&mut self) -> Result<()> {
+        if self.in_user_namespace() {
+            return Ok(());
+        }
+        let process = self.process()?;
+        let mut steps = Vec::new();
+        if let Some(score) = process.oom_score_adj() {
+            steps.push(Step::OomScore(c_string(score.to_string().as_bytes(), "process.oomScoreAdj")?));
+        }
+        steps.extend(limits(process)?.into_iter().map(|(resource, name, soft, hard)| Step::Limit {
+            resource,
+            name,
+            soft,
+            hard,
+        }));
+        self.steps.append(&mut steps);
+        Ok(())
+    }
+
+    /// From the switched root to the program.
+    pub(super) fn late_process(&mut self) -> Result<()> {
+        let process = self.process()?;
+        let user = process.user();
+        let mut steps = Vec::new();
+        if self.host.keyring == Keyring::New {
+            steps.push(Step::Keyring(c_string(format!("_ses.{}", self.host.id).as_bytes(), "id")?));
+        }
+        steps.push(Step::Session);
+        if self.host.terminal {
+            steps.push(Step::ControllingTerminal);
+        }
+        steps.push(Step::Descriptors);
+        let confined = process.no_new_privileges() == Some(true);
+        // Without noNewPrivileges only CAP_SYS_ADMIN loads a filter, so it comes before the capabilities go.
+        if self.host.filter && !confined {
+            steps.push(Step::Filter);
+        }
+        let set = |set: &Option<Capabilities>| set.as_ref().map_or(0, mask);
+        // What the calling process does not have it cannot give. A user namespace starts with all.
+        let given = if self.in_user_namespace() { u64::MAX } else { self.host.permitted };
+        let capabilities = process.capabilities().as_ref();
+        let bounding = capabilities.map_or(0, |sets| set(sets.bounding()));
+        let permitted = capabilities.map_or(0, |sets| set(sets.permitted())) & given;
+        let sets = CapabilitySets {
+            permitted,
+            effective: capabilities.map_or(0, |sets| set(sets.effective())) & permitted,
+            inheritable: capabilities.map_or(0, |sets| set(sets.inheritable())) & given & bounding,
+        };
+        let ambient = capabilities.map_or(0, |sets| set(sets.ambient())) & given;
+        if ambient & !(sets.permitted & sets.inheritable) != 0 {
+            return Err(invalid("process.capabilities.ambient", "has what permitted and inheritable have not"));
+        }
+        steps.push(Step::Bounding(bounding));
+        steps.push(Step::WorkingDirectory(self.cwd()?));
+        steps.push(Step::KeepCapabilities);
+        steps.push(Step::Groups(user.additional_gids().clone().unwrap_or_default()));
+        steps.push(Step::Gid(user.gid()));
+        steps.push(Step::Uid(user.uid()));
+        steps.push(Step::Capabilities(sets));
+        steps.push(Step::Ambient(ambient));
+        steps.push(Step::Umask(user.umask().unwrap_or(0o022)));
+        if confined {
+            steps.push(Step::NoNewPrivileges);
+        }
+        if !has_home(process) {
+            steps.push(Step::Home { uid: user.uid() });
+        }
+        steps.push(Step::FindExecutable);
+        steps.push(Step::Ready);
+        steps.push(Step::Gate);
+        steps.push(Step::Signals);
+        if self.host.filter && confined {
+            steps.push(Step::Filter);
+        }
+        steps.push(Step::Execute);
+        self.steps.append(&mut steps);
+        Ok(())
+    }
+
+    /// What may be the program, its arguments, its environment.
+    pub(super) fn program(&self) -> Result<(Vec<CString>, Strings, Strings)> {
+        let process = self.process()?;
+        let arguments = process.args().as_deref().unwrap_or_default();
+        let environment = process.env().as_deref().unwrap_or_default();
+        let program = arguments.first().map(String::as_str).unwrap_or_default();
+        if program.is_empty() {
+            return Err(invalid("process.args", "has an empty program"));
+        }
+        let path = environment.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+        let candidates: Vec<String> = if program.contains('/') {
+            vec![program.to_owned()]
+        } else {
+            path.split(':')
+                .map(|folder| {
+                    let folder = if folder.is_empty() { "." } else { folder };
+                    format!("{}/{program}", folder.trim_end_matches('/'))
+                })
+                .collect()
+        };
+        let texts = |list: &[String], field: &str| -> Result<Vec<CString>> {
+            list.iter().map(|text| c_string(text.as_bytes(), field)).collect()
+        };
+        let mut environment = texts(environment, "process.env")?;
+        if self.host.preserved > 0 && !environment.iter().any(|entry| entry.to_bytes().starts_with(b"LISTEN_FDS=")) {
+            // What systemd's socket activation hands over.
+            if let Ok(count) = std::env::var("LISTEN_FDS") {
+                environment.push(c_string(format!("LISTEN_FDS={count}").as_bytes(), "LISTEN_FDS")?);
+                environment.push(c"LISTEN_PID=1".to_owned());
+            }
+        }
+        let spare = if has_home(process) { None } else { Some(vec![0; HOME]) };
+        Ok((
+            texts(&candidates, "process.args")?,
+            Strings::new(texts(arguments, "process.args")?, None),
+            Strings::new(environment, spare),
+        ))
+    }
+}
+
+fn has_home(process: &Process) -> bool {
+    process.env().iter().flatten().any(|entry| entry.starts_with("HOME="))
+}
+
+/// The limits: number, name, soft, hard.
+pub(crate) fn limits(process: &Process) -> Result<Vec<(u32, String, u64, u64)>> {
+    let mut limits: Vec<(u32, String, u64, u64)> = Vec::new();
+    for (at, limit) in process.rlimits().iter().flatten().enumerate() {
+        let field = format!("process.rlimits[{at}]");
+        let (resource, name) = resource(limit.typ());
+        if limits.iter().any(|(known, ..)| *known == resource) {
+            return Err(invalid(field, format!("{name} is listed twice")));
+        }
+        if limit.soft() > limit.hard() {
+            return Err(invalid(field, format!("{name}: the soft limit is above the hard one")));
+        }
+        limits.push((resource, name.to_owned(), limit.soft(), limit.hard()));
+    }
+    Ok(limits)
+}
+
+#[allow(clippy::unnecessary_cast, reason = "the constants' type differs between C libraries")]
+fn resource(kind: PosixRlimitType) -> (u32, &'static str) {
+    match kind {
+        PosixRlimitType::RlimitCpu => (libc::RLIMIT_CPU as u32, "RLIMIT_CPU"),
+        PosixRlimitType::RlimitFsize => (libc::RLIMIT_FSIZE as u32, "RLIMIT_FSIZE"),
+        PosixRlimitType::RlimitData => (libc::RLIMIT_DATA as u32, "RLIMIT_DATA"),
+        PosixRlimitType::RlimitStack => (libc::RLIMIT_STACK as u32, "RLIMIT_STACK"),
+        PosixRlimitType::RlimitCore => (libc::RLIMIT_CORE as u32, "RLIMIT_CORE"),
+        PosixRlimitType::RlimitRss => (libc::RLIMIT_RSS as u32, "RLIMIT_RSS"),
+        PosixRlimitType::RlimitNproc => (libc::RLIMIT_NPROC as u32, "RLIMIT_NPROC"),
+        PosixRlimitType::RlimitNofile => (libc::RLIMIT_NOFILE as u32, "RLIMIT_NOFILE"),
+        PosixRlimitType::RlimitMemlock => (libc::RLIMIT_MEMLOCK as u32, "RLIMIT_MEMLOCK"),
+        PosixRlimitType::RlimitAs => (libc::RLIMIT_AS as u32, "RLIMIT_AS"),
+        PosixRlimitType::RlimitLocks => (libc::RLIMIT_LOCKS as u32, "RLIMIT_LOCKS"),
+        PosixRlimitType::RlimitSigpending => (libc::RLIMIT_SIGPENDING as u32, "RLIMIT_SIGPENDING"),
+        PosixRlimitType::RlimitMsgqueue => (libc::RLIMIT_MSGQUEUE as u32, "RLIMIT_MSGQUEUE"),
+        PosixRlimitType::RlimitNice => (libc::RLIMIT_NICE as u32, "RLIMIT_NICE"),
+        PosixRlimitType::RlimitRtprio => (libc::RLIMIT_RTPRIO as u32, "RLIMIT_RTPRIO"),
+        PosixRlimitType::RlimitRttime => (libc::RLIMIT_RTTIME as u32, "RLIMIT_RTTIME"),
+    }
+}
+
+fn mask(capabilities: &Capabilities) -> u64 {
+    capabilities.iter().fold(0, |mask, capability| mask | 1 << number(*capability))
+}
+
+/// The number of a capability in [`capabilities(7)`](https://man7.org/linux/man-pages/man7/capabilities.7.html).
+fn number(capability: Capability) -> u8 {
+    use Capability as C;
+    match capability {
+        C::Chown => 0,
+        C::DacOverride => 1,
+        C::DacReadSearch => 2,
+        C::Fowner => 3,
+        C::Fsetid => 4,
+        C::Kill => 5,
+        C::Setgid => 6,
+        C::Setuid => 7,
+        C::Setpcap => 8,
+        C::LinuxImmutable => 9,
+        C::NetBindService => 10,
+        C::NetBroadcast => 11,
+        C::NetAdmin => 12,
+        C::NetRaw => 13,
+        C::IpcLock => 14,
+        C::IpcOwner => 15,
+        C::SysModule => 16,
+        C::SysRawio => 17,
+        C::SysChroot => 18,
+        C::SysPtrace => 19,
+        C::SysPacct => 20,
+        C::SysAdmin => 21,
+        C::SysBoot => 22,
+        C::SysNice => 23,
+        C::SysResource => 24,
+        C::SysTime => 25,
+        C::SysTtyConfig => 26,
+        C::Mknod => 27,
+        C::Lease => 28,
+        C::AuditWrite => 29,
+        C::AuditControl => 30,
+        C::Setfcap => 31,
+        C::MacOverride => 32,
+        C::MacAdmin => 33,
+        C::Syslog => 34,
+        C::WakeAlarm => 35,
+        C::BlockSuspend => 36,
+        C::AuditRead => 37,
+        C::Perfmon => 38,
+        C::Bpf => 39,
+        C::CheckpointRestore => 40,
+    }
+}
