@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::floor::Network;
 use crate::payload;
 
 /// How much is asked of the runtime.
@@ -16,6 +17,24 @@ pub(crate) enum Kind {
     Bare,
     /// What `runc spec` writes: seven mounts, devices, capabilities, masked paths, a network namespace.
     Usual,
+}
+
+impl Kind {
+    /// The floor to compare with.
+    pub(crate) fn network(self) -> Network {
+        match self {
+            Self::Bare => Network::Host,
+            Self::Usual => Network::Own,
+        }
+    }
+
+    /// For the title of a table.
+    pub(crate) fn about(self) -> &'static str {
+        match self {
+            Self::Bare => "a bundle with proc and one tmpfs, the host's network",
+            Self::Usual => "a bundle as `runc spec` writes it",
+        }
+    }
 }
 
 /// Makes a bundle whose process is the smallest program that there is.

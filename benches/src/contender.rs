@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::floor::Network;
-use crate::report::{Outcome, Result as Row, Table};
+use crate::report::{Outcome, Row, Table};
 use crate::station::{Answer, Request, Sample, Start, Station};
 use crate::statistics::Summary;
 
@@ -25,6 +25,8 @@ pub(crate) enum Action {
     Process(Vec<String>),
     /// The kernel's floor.
     Floor { rootfs: PathBuf, network: Network },
+    /// Calls of estiba-runtime on a bundle.
+    Library { bundle: PathBuf, state: PathBuf },
     /// It cannot run here, and why.
     Absent(String),
 }
@@ -37,6 +39,9 @@ impl Action {
                 Some(Request::Run { argv, start })
             }
             Self::Floor { rootfs, network } => Some(Request::Floor { rootfs: rootfs.clone(), network: *network }),
+            Self::Library { bundle, state } => {
+                Some(Request::Library { bundle: bundle.clone(), state: state.clone(), id: id.to_owned() })
+            }
             Self::Absent(_) => None,
         }
     }
@@ -46,6 +51,7 @@ impl Action {
         match self {
             Self::Process(argv) => argv.join(" "),
             Self::Floor { network, .. } => format!("in process, network namespace: {network:?}"),
+            Self::Library { bundle, .. } => format!("in process, {}", bundle.display()),
             Self::Absent(_) => String::new(),
         }
     }
@@ -103,11 +109,14 @@ impl Group {
                 (Action::Absent(reason), _) => Outcome::Absent { reason: reason.clone() },
                 (_, None) => Outcome::Absent { reason: "not measured".to_owned() },
                 (_, Some(summary)) => {
-                    let base = rows.iter().find(|row| row.place == place);
-                    let base = base.and_then(|row| row.outcome.median()).unwrap_or(summary.median);
+                    let base = match rows.iter().find(|row| row.place == place) {
+                        Some(first) => first.outcome.median(),
+                        None => Some(summary.median),
+                    };
+                    let ratio = base.map(|base| (summary.median / base * 1000.0).round() / 1000.0);
                     Outcome::Measured {
                         wall_us: summary,
-                        ratio: (summary.median / base * 1000.0).round() / 1000.0,
+                        ratio,
                         user_us: Summary::of(&column(|sample| sample.user_us)).map(|summary| summary.median),
                         system_us: Summary::of(&column(|sample| sample.system_us)).map(|summary| summary.median),
                         peak_kib: Summary::of(memory).map(|summary| summary.median),
@@ -144,7 +153,7 @@ impl Contender {
                 Err(format!("exit status {}: {last}", sample.status))
             }
             Answer::Failed(reason) => Err(reason),
-            Answer::Found(_) => Err("an answer to another question".to_owned()),
+            other => Err(format!("an answer to another question: {other:?}")),
         })
     }
 }

@@ -5,17 +5,19 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::machine::Machine;
 use crate::place::Place;
 use crate::report::Report;
-use crate::rows::{RowName, Yard};
+use crate::rows::{Docker, RowName, Yard};
 use crate::station::Station;
 
 mod bundle;
 mod contender;
+mod engines;
 mod floor;
+mod library;
 mod machine;
 mod payload;
 mod place;
@@ -45,6 +47,9 @@ struct Arguments {
     /// Where our own programs lie; without, beside this one, a static build preferred
     #[arg(long, value_name = "FOLDER")]
     ours: Option<PathBuf>,
+    /// Measure docker too: a dockerd is started for this run, with all its files in a folder of its own
+    #[arg(long)]
+    docker: bool,
     /// A folder with a Linux system that holds other versions of the peers, to be measured too [default: $ESTIBA_PEERS]
     #[arg(long, value_name = "FOLDER")]
     peers: Option<PathBuf>,
@@ -104,12 +109,19 @@ fn measure(arguments: &Arguments) -> io::Result<()> {
     let cgroup = format!("estiba-bench-{}", std::process::id());
     let start = |place: &Place| Station::start(place, work.path(), &cgroup);
     let stations = places.iter().map(start).collect::<io::Result<Vec<_>>>()?;
-    let mut yard = Yard { work: work.path().to_owned(), cgroup, ours: our_folders(arguments)?, stations };
-    let all = [RowName::Floor, RowName::RunBare, RowName::Run, RowName::Engine];
-    let rows = if arguments.rows.is_empty() { &all[..] } else { &arguments.rows };
+    let mut yard = Yard {
+        work: work.path().to_owned(),
+        cgroup,
+        ours: our_folders(arguments)?,
+        stations,
+        docker: if arguments.docker { Docker::Start } else { Docker::Leave },
+        rounds: (arguments.rounds, arguments.peaks),
+        engines: None,
+    };
+    let all = RowName::value_variants();
+    let rows = if arguments.rows.is_empty() { all } else { &arguments.rows };
     let measured = rows.iter().map(|row| {
-        let group = yard.group(*row)?;
-        let table = group.measure(&mut yard.stations, arguments.rounds, arguments.peaks)?;
+        let table = yard.table(*row)?;
         write!(io::stdout(), "{table}")?;
         Ok(table)
     });

@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use serde::Serialize;
 
 use crate::machine::Machine;
+use crate::station::Memory;
 use crate::statistics::Summary;
 
 /// All of one run of the harness.
@@ -44,12 +45,12 @@ impl Report {
 pub(crate) struct Table {
     pub(crate) name: &'static str,
     pub(crate) about: String,
-    pub(crate) rows: Vec<Result>,
+    pub(crate) rows: Vec<Row>,
 }
 
 /// One contender's line.
 #[derive(Debug, Serialize)]
-pub(crate) struct Result {
+pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) place: &'static str,
@@ -65,11 +66,14 @@ pub(crate) enum Outcome {
     Measured {
         wall_us: Summary,
         /// Of the medians, to the first line of the same table and place.
-        ratio: f64,
+        ratio: Option<f64>,
         user_us: Option<f64>,
         system_us: Option<f64>,
         peak_kib: Option<f64>,
         samples_us: Vec<f64>,
+    },
+    Resident {
+        memory: Memory,
     },
     Absent {
         reason: String,
@@ -80,7 +84,7 @@ impl Outcome {
     pub(crate) fn median(&self) -> Option<f64> {
         match self {
             Self::Measured { wall_us, .. } => Some(wall_us.median),
-            Self::Absent { .. } => None,
+            Self::Resident { .. } | Self::Absent { .. } => None,
         }
     }
 }
@@ -100,7 +104,13 @@ impl Display for Table {
                 Outcome::Measured { wall_us, ratio, peak_kib, .. } => {
                     let [median, min, p90] = [wall_us.median, wall_us.min, wall_us.p90].map(|us| us / 1000.0);
                     let peak = peak_kib.map_or("-".to_owned(), |kib| format!("{:.1}", kib / 1024.0));
-                    writeln!(f, "{median:>9.2} {min:>9.2} {p90:>9.2} {ratio:>7.2} {peak:>8}  {}", row.version)?;
+                    let ratio = ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+                    writeln!(f, "{median:>9.2} {min:>9.2} {p90:>9.2} {ratio:>7} {peak:>8}  {}", row.version)?;
+                }
+                Outcome::Resident { memory } => {
+                    let [own, proportional, resident] =
+                        [memory.own, memory.pss, memory.rss].map(|kib| f64::from(kib) / 1024.0);
+                    writeln!(f, "PSS {proportional:.2} MiB, RSS {resident:.2}, private {own:.2}  {}", row.version)?;
                 }
                 Outcome::Absent { reason } => writeln!(f, "not run: {reason}")?,
             }

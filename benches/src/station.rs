@@ -9,10 +9,12 @@ use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::floor::{Floor, Network};
+use crate::library::Library;
 use crate::place::Place;
 use crate::sys::{self, Program};
 
@@ -25,6 +27,11 @@ pub(crate) enum Request {
     Run { argv: Vec<String>, start: Start },
     /// Run the kernel's floor once on a root file system.
     Floor { rootfs: PathBuf, network: Network },
+    /// Make, start, wait for and delete a container by estiba-runtime.
+    Library { bundle: PathBuf, state: PathBuf, id: String },
+    /// Start a container that stays, weigh the process beside it, and remove it. The process is one whose command line
+    /// has all the marks.
+    Shim { argv: Vec<String>, remove: Vec<String>, marks: Vec<String> },
     /// Start a program that stays, with its output in a file; the station ends it with itself.
     Daemon { argv: Vec<String>, log: PathBuf },
 }
@@ -43,6 +50,7 @@ pub(crate) enum Start {
 pub(crate) enum Answer {
     Found(Option<PathBuf>),
     Ran(Sample),
+    Weighed(Memory),
     Failed(String),
 }
 
@@ -57,6 +65,17 @@ pub(crate) struct Sample {
     pub(crate) status: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
+}
+
+/// The memory of a process in KiB, from `smaps_rollup`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct Memory {
+    /// Pages that it has, whoever else has them too.
+    pub(crate) rss: u32,
+    /// The same, but a page that n processes have counts as one nth.
+    pub(crate) pss: u32,
+    /// What only this process has, written or not.
+    pub(crate) own: u32,
 }
 
 /// The harness's end of a station.
@@ -131,7 +150,13 @@ pub(crate) fn serve(place: &Place, work: &Path, cgroup: &str) -> io::Result<()> 
         return reply(&Answer::Failed(format!("cannot enter the place: {error}")));
     }
     reply(&Answer::Found(None))?;
-    let mut bench = Bench { work: work.to_owned(), cgroup: cgroup.to_owned(), floors: Vec::new(), daemons: Vec::new() };
+    let mut bench = Bench {
+        work: work.to_owned(),
+        cgroup: cgroup.to_owned(),
+        floors: Vec::new(),
+        library: Library::default(),
+        daemons: Vec::new(),
+    };
     for line in io::stdin().lock().lines() {
         let answer = serde_json::from_str(&line?).map_err(io::Error::from).and_then(|request| bench.answer(request));
         reply(&answer.unwrap_or_else(|error| Answer::Failed(error.to_string())))?;
@@ -148,6 +173,7 @@ struct Bench {
     work: PathBuf,
     cgroup: String,
     floors: Vec<(PathBuf, Network, Floor)>,
+    library: Library,
     daemons: Vec<Child>,
 }
 
@@ -168,17 +194,23 @@ impl Bench {
                 let took = self.floors[index].2.once()?;
                 Ok(Answer::Ran(Sample { wall_us: took.as_secs_f64() * 1e6, ..Sample::default() }))
             }
+            Request::Library { bundle, state, id } => {
+                let took = self.library.once(&bundle, &state, &id)?;
+                Ok(Answer::Ran(Sample { wall_us: took.as_secs_f64() * 1e6, ..Sample::default() }))
+            }
+            Request::Shim { argv, remove, marks } => {
+                let mut container = background(&argv, &self.work.join("shim.log"))?;
+                let memory = weigh(&marks);
+                let removed = self.run(&remove, Start::Spawn)?;
+                container.wait()?;
+                match (memory, removed.status) {
+                    (Some(memory), 0) => Ok(Answer::Weighed(memory)),
+                    (None, _) => Ok(Answer::Failed("no process that looks like a shim was seen".to_owned())),
+                    (_, status) => Ok(Answer::Failed(format!("removal ended with {status}: {}", removed.stderr))),
+                }
+            }
             Request::Daemon { argv, log } => {
-                let output = File::create(log)?;
-                let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-                let streams = (output.try_clone()?, output);
-                let child = Command::new(program)
-                    .args(arguments)
-                    .stdin(Stdio::null())
-                    .stdout(streams.0)
-                    .stderr(streams.1)
-                    .spawn()?;
-                self.daemons.push(child);
+                self.daemons.push(background(&argv, &log)?);
                 Ok(Answer::Found(None))
             }
         }
@@ -209,6 +241,41 @@ impl Bench {
             stderr: text(&paths[1])?,
         })
     }
+}
+
+fn background(argv: &[String], log: &Path) -> io::Result<Child> {
+    let output = File::create(log)?;
+    let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let streams = (output.try_clone()?, output);
+    Command::new(program).args(arguments).stdin(Stdio::null()).stdout(streams.0).stderr(streams.1).spawn()
+}
+
+/// Waits for the shim to come and to become quiet, and reads what it holds.
+fn weigh(marks: &[String]) -> Option<Memory> {
+    const NAMES: [&str; 3] = ["estiba-shim", "containerd-shim", "conmon"];
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(500));
+        for entry in fs::read_dir("/proc").ok()?.flatten() {
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command);
+            let program = command.split('\0').next().unwrap_or_default();
+            let named = NAMES.iter().any(|name| program.rsplit('/').next().is_some_and(|last| last.starts_with(name)));
+            if named && marks.iter().all(|mark| command.contains(mark.as_str())) {
+                let rollup = fs::read_to_string(entry.path().join("smaps_rollup")).ok()?;
+                let field = |name: &str| -> u32 {
+                    let line = rollup.lines().find(|line| line.starts_with(name));
+                    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or_default()
+                };
+                return Some(Memory {
+                    rss: field("Rss:"),
+                    pss: field("Pss:"),
+                    own: field("Private_Clean:") + field("Private_Dirty:"),
+                });
+            }
+        }
+    }
+    None
 }
 
 fn find(program: &str) -> Option<PathBuf> {
