@@ -25,7 +25,7 @@ const KEPT_FILE: u64 = 64 << 10;
 /// How much is kept so at most.
 const KEPT_TOTAL: u64 = 16 << 20;
 /// A compressed archive may inflate to this, or else by the factor below.
-const INFLATED_FLOOR: u64 = 1 << 30;
+const INFLATED_FLOOR: u64 = 256 << 20;
 const INFLATED_FACTOR: u64 = 200;
 
 /// How a file in the archive begins: enough to know gzip and zstd by.
@@ -70,11 +70,11 @@ impl Archive {
         if !metadata.is_file() {
             return Err(Error::Archive { archive: name, problem: ArchiveProblem::NotFile });
         }
-        Self::scan(name, Raw::File(Arc::new(file)))
+        Self::scan(name, Raw::File(Arc::new(file)), INFLATED_FLOOR)
     }
 
     pub(crate) fn from_bytes(bytes: &'static [u8]) -> Result<Self> {
-        Self::scan("the archive in memory".to_owned(), Raw::Bytes(bytes))
+        Self::scan("the archive in memory".to_owned(), Raw::Bytes(bytes), INFLATED_FLOOR)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -147,7 +147,8 @@ impl Archive {
         self.error(problem)
     }
 
-    fn scan(name: String, raw: Raw) -> Result<Self> {
+    /// Makes the index. A compressed archive may inflate to `floor` bytes whatever its size.
+    fn scan(name: String, raw: Raw, floor: u64) -> Result<Self> {
         let mut archive = Self { name, raw, inflated: None, entries: HashMap::new() };
         let fail = |source| Error::io("read", &archive.name, source);
         let mut magic = [0; 6];
@@ -155,7 +156,7 @@ impl Archive {
         let length = archive.raw.len().map_err(fail)?;
         let mut cursor = match magic {
             [0x1f, 0x8b, ..] => {
-                let limit = INFLATED_FLOOR.max(length.saturating_mul(INFLATED_FACTOR));
+                let limit = floor.max(length.saturating_mul(INFLATED_FACTOR));
                 Cursor::Inflated(Box::new(Inflated::new(&archive.raw, limit).map_err(fail)?))
             }
             [0x28, 0xb5, 0x2f, 0xfd, ..] => return Err(archive.error(ArchiveProblem::Compressed("zstd"))),
@@ -494,6 +495,26 @@ mod tests {
         ];
         for (folder, name, wanted) in cases {
             assert_eq!(normalise(folder, name).as_deref(), wanted, "{name} in {folder}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_not_inflated_to_its_end() {
+        let mut header = tar::Header::new_ustar();
+        header.set_path("zeros").expect("fits");
+        header.set_size(4 << 20);
+        header.set_mode(0o644);
+        header.set_cksum();
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        io::Write::write_all(&mut encoder, header.as_bytes()).expect("deflates");
+        io::Write::write_all(&mut encoder, &vec![0; (4 << 20) + 1024]).expect("deflates");
+        let bytes: &'static [u8] = Box::leak(encoder.finish().expect("deflates").into_boxed_slice());
+        for (floor, good) in [(1 << 20, false), (8 << 20, true)] {
+            let outcome = Archive::scan("it".to_owned(), Raw::Bytes(bytes), floor);
+            assert_eq!(outcome.is_ok(), good, "{floor}");
+            if let Err(error) = outcome {
+                assert!(matches!(error, Error::Archive { problem: ArchiveProblem::Bomb(_), .. }), "{error}");
+            }
         }
     }
 

@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn refuses_what_docker_refuses() {
         let cases = [
-            "".to_owned(),
+            String::new(),
             HEX.to_owned(),
             ":tag".to_owned(),
             "a:".to_owned(),

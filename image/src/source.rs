@@ -292,6 +292,9 @@ mod tests {
         }
     }
 
+    /// The content that stands for the chosen image and its name, or a part of the error.
+    type Outcome<'a> = Result<(&'a str, Option<&'a str>), &'a str>;
+
     #[test]
     fn chooses_by_name() {
         let listing = |content: &str, names: &[&str]| Listing {
@@ -303,7 +306,7 @@ mod tests {
             listing("b", &["docker.io/library/alpine:latest", "docker.io/library/alpine:3"]),
             listing("c", &[]),
         ];
-        let cases: &[(Option<&str>, Result<(&str, Option<&str>), &str>)] = &[
+        let cases: &[(Option<&str>, Outcome<'_>)] = &[
             (Some("1.36"), Ok(("a", Some("docker.io/library/busybox:1.36")))),
             (Some("busybox:1.36"), Ok(("a", Some("docker.io/library/busybox:1.36")))),
             (Some("alpine"), Ok(("b", Some("docker.io/library/alpine:latest")))),

@@ -1,0 +1,73 @@
+//! What this program does when a test runs it again.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, ExitCode, Stdio};
+
+use estiba_image::oci_spec::image::{Descriptor, MediaType};
+use estiba_image::{ContentStore, Layout, digest_of};
+
+const VARIABLE: &str = "ESTIBA_IMAGE_TEST_CHILD";
+
+/// A blob that is a bit larger than any buffer.
+pub(crate) fn big_blob() -> (Vec<u8>, Descriptor) {
+    let bytes: Vec<u8> = (0..1_500_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let descriptor = Descriptor::new(MediaType::ImageLayer, bytes.len() as u64, digest_of(&bytes));
+    (bytes, descriptor)
+}
+
+/// This program, to be run as a child that does `job` in `folder`.
+pub(crate) fn command(job: &str, folder: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("a path"));
+    command.env(VARIABLE, job).arg(folder).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+}
+
+pub(crate) fn spawn(job: &str, folder: &Path) -> Child {
+    command(job, folder).spawn().expect("spawn")
+}
+
+/// Waits until the child says that it is where the test wants it.
+pub(crate) fn wait_ready(child: &mut Child) {
+    let mut ready = [0; 6];
+    child.stdout.as_mut().expect("a pipe").read_exact(&mut ready).expect("the child gets there");
+    assert_eq!(&ready, b"ready\n");
+}
+
+pub(crate) fn run() -> Option<ExitCode> {
+    let job = std::env::var(VARIABLE).ok()?;
+    let folder = std::env::args().nth(1).expect("a folder");
+    let store = Layout::open_or_create(folder).expect("opens");
+    let (bytes, descriptor) = big_blob();
+    match job.split_once(' ').map_or((job.as_str(), ""), |(job, rest)| (job, rest)) {
+        ("ingest", _) => {
+            let mut ingest = store.ingest().expect("begins");
+            ingest.write_all(&bytes).expect("writes");
+            ingest.commit(&descriptor).expect("commits");
+        }
+        // Waits in the middle of an ingest until its standard input ends, then goes on.
+        ("half", _) => {
+            let mut ingest = store.ingest().expect("begins");
+            ingest.write_all(&bytes[..1_000_000]).expect("writes");
+            println!("ready");
+            std::io::stdin().read_to_end(&mut Vec::new()).expect("waits");
+            ingest.write_all(&bytes[1_000_000..]).expect("writes");
+            ingest.commit(&descriptor).expect("commits");
+        }
+        ("names", prefix) => {
+            for number in 0..20 {
+                store.set(&format!("{prefix}-{number}"), &descriptor).expect("sets");
+            }
+        }
+        // Takes a blob in where there is no space, and says what came of it.
+        ("full", _) => {
+            let mut ingest = store.ingest().expect("begins");
+            let outcome = ingest.write_all(&bytes).map_err(std::io::Error::downcast::<estiba_image::Error>);
+            drop(ingest);
+            let left = std::fs::read_dir(store.path().join("ingest")).expect("list").count();
+            println!("{outcome:?} left {left}");
+        }
+        (other, _) => panic!("no such job: {other}"),
+    }
+    Some(ExitCode::SUCCESS)
+}

@@ -1,0 +1,37 @@
+//! Integration tests of `estiba-image`, through its public API only.
+
+mod archives;
+mod child;
+mod fixture;
+mod hostile;
+mod layout;
+mod peers;
+mod random;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// Names the test functions of a module as trials.
+macro_rules! trials {
+    ($module:literal: $($test:ident),+ $(,)?) => {
+        vec![$(libtest_mimic::Trial::test(concat!($module, "::", stringify!($test)), || {
+            $test();
+            Ok(())
+        })),+]
+    };
+}
+pub(crate) use trials;
+
+fn main() -> ExitCode {
+    // Tests that need a process of their own run this program again.
+    if let Some(code) = child::run() {
+        return code;
+    }
+    let trials: Vec<Trial> =
+        [layout::trials(), archives::trials(), hostile::trials(), random::trials(), peers::trials()]
+            .into_iter()
+            .flatten()
+            .collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}

@@ -1,0 +1,187 @@
+//! skopeo and umoci read what this crate writes, and it reads what they write.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use estiba_image::{DockerArchive, Image, Imported, Layout, Provider, Source, digest_of};
+use libtest_mimic::Trial;
+use tempfile::TempDir;
+
+use crate::fixture::{Files, check_stored, platform};
+
+/// A test's name, the programs that it needs, and itself.
+type Test = (&'static str, &'static [&'static str], fn());
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let tests: [Test; 5] = [
+        ("peers::skopeo_reads_our_layout", &["skopeo"], skopeo_reads_our_layout),
+        ("peers::umoci_reads_and_changes_our_layout", &["umoci"], umoci_reads_and_changes_our_layout),
+        ("peers::we_read_what_umoci_writes", &["umoci", "busybox"], we_read_what_umoci_writes),
+        ("peers::we_read_skopeos_archives", &["umoci", "busybox", "skopeo"], we_read_skopeos_archives),
+        ("peers::we_read_what_gnu_tar_packs", &["tar"], we_read_what_gnu_tar_packs),
+    ];
+    let trial = |(name, tools, test): Test| {
+        let missing: Vec<&str> = tools.iter().copied().filter(|tool| find(tool).is_none()).collect();
+        let kind = if missing.is_empty() { String::new() } else { format!("needs {}", missing.join(" and ")) };
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+        .with_kind(kind)
+        .with_ignored_flag(!missing.is_empty())
+    };
+    tests.into_iter().map(trial).collect()
+}
+
+fn find(tool: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join(tool)).find(|path| path.is_file())
+}
+
+fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
+    let output = Command::new(program).args(arguments).output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    output.stdout
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn import(source: &str, store: &Layout) -> Imported {
+    source
+        .parse::<Source>()
+        .expect("a source")
+        .import_for(&platform(), store)
+        .unwrap_or_else(|error| panic!("{source}: {error}"))
+}
+
+/// A store with two images, one with a full name.
+fn store(folder: &TempDir) -> (Layout, Imported, Imported) {
+    let mut files = Files::default();
+    let (one, two) = (files.image("one", "amd64"), files.image("two", "amd64"));
+    files.list(&[(Some("docker.io/library/one:1"), one.manifest), (Some("two"), two.manifest)]);
+    let dir = folder.path().join("dir");
+    files.write(&dir);
+    let store = Layout::open_or_create(folder.path().join("store")).expect("is made");
+    let one = import(&format!("oci:{}:docker.io/library/one:1", text(&dir)), &store);
+    let two = import(&format!("oci:{}:two", text(&dir)), &store);
+    (store, one, two)
+}
+
+fn skopeo_reads_our_layout() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, one, two) = store(&folder);
+    for imported in [&one, &two] {
+        let source = format!("oci:{}:{}", text(store.path()), imported.name);
+        let raw = run("skopeo", &["inspect", "--raw", &source]);
+        assert_eq!(digest_of(&raw), *imported.manifest.digest());
+        let target = format!("oci:{}:copy", text(&folder.path().join("copy")));
+        run("skopeo", &["copy", "--insecure-policy", "--preserve-digests", "--quiet", &source, &target]);
+        let copied = run("skopeo", &["inspect", "--raw", &target]);
+        assert_eq!(digest_of(&copied), *imported.manifest.digest());
+        std::fs::remove_dir_all(folder.path().join("copy")).expect("remove");
+    }
+    // skopeo adds an image to our store; ours stay, and we see its.
+    let theirs = format!("oci:{}:theirs", text(store.path()));
+    run(
+        "skopeo",
+        &["copy", "--insecure-policy", "--quiet", &format!("oci:{}:{}", text(store.path()), two.name), &theirs],
+    );
+    let names = store.names().expect("lists");
+    assert!(["theirs", &one.name, &two.name].iter().all(|name| names.iter().any(|there| there == name)), "{names:?}");
+}
+
+fn umoci_reads_and_changes_our_layout() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, one, two) = store(&folder);
+    let listed = String::from_utf8(run("umoci", &["ls", "--layout", text(store.path())])).expect("UTF-8");
+    for imported in [&one, &two] {
+        assert!(listed.lines().any(|line| line == imported.name), "{listed}");
+    }
+    let image = format!("{}:{}", text(store.path()), one.name);
+    let said = String::from_utf8(run("umoci", &["stat", "--json", "--image", &image])).expect("UTF-8");
+    assert!(said.contains("history"), "{said}");
+    run("umoci", &["tag", "--image", &image, "theirs"]);
+    assert_eq!(store.resolve("theirs").expect("looks").expect("is there").digest(), one.manifest.digest());
+    store.set("again", &two.manifest).expect("sets");
+    let listed = String::from_utf8(run("umoci", &["ls", "--layout", text(store.path())])).expect("UTF-8");
+    assert_eq!(listed.lines().count(), 4, "{listed}");
+    run("umoci", &["gc", "--layout", text(store.path())]);
+    check_stored(&store, &one.manifest);
+    check_stored(&store, &two.manifest);
+    Layout::open_or_create(store.path()).expect("is still one of ours");
+}
+
+/// A layout that umoci made, with an image of busybox.
+fn umoci_busybox(folder: &Path) -> PathBuf {
+    let layout = folder.join("umoci");
+    let image = format!("{}:busybox", text(&layout));
+    run("umoci", &["init", "--layout", text(&layout)]);
+    run("umoci", &["new", "--image", &image]);
+    let busybox = find("busybox").expect("is there");
+    run("umoci", &["insert", "--rootless", "--image", &image, text(&busybox), "/bin/busybox"]);
+    run("umoci", &["insert", "--rootless", "--image", &image, text(&busybox), "/bin/sh"]);
+    let arguments =
+        ["--config.cmd", "/bin/sh", "--config.env", "A=b", "--config.label", "x=y", "--architecture", "amd64"];
+    run("umoci", &[&["config", "--image", &image], &arguments[..]].concat());
+    layout
+}
+
+fn we_read_what_umoci_writes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let layout = umoci_busybox(folder.path());
+    let store = Layout::open_or_create(folder.path().join("store")).expect("is made");
+    for tag in [":busybox", ""] {
+        let imported = import(&format!("oci:{}{tag}", text(&layout)), &store);
+        assert_eq!(check_stored(&store, &imported.manifest), 4);
+        let listed = Layout::open(&layout).expect("opens").resolve("busybox").expect("looks").expect("is there");
+        assert_eq!(imported.manifest.digest(), listed.digest());
+        let image = Image::load(&store, &imported.manifest, &platform()).expect("loads");
+        let config = image.config().oci.config().as_ref().expect("is there");
+        assert_eq!(config.cmd().as_deref(), Some(&["/bin/sh".to_owned()][..]));
+    }
+}
+
+fn we_read_skopeos_archives() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let layout = umoci_busybox(folder.path());
+    let from = format!("oci:{}:busybox", text(&layout));
+    let store = Layout::open_or_create(folder.path().join("store")).expect("is made");
+    let original = import(&from, &store);
+
+    let archive = folder.path().join("oci.tar");
+    run("skopeo", &["copy", "--insecure-policy", "--quiet", &from, &format!("oci-archive:{}:b", text(&archive))]);
+    let imported = import(&format!("oci-archive:{}:b", text(&archive)), &store);
+    assert_eq!(imported.manifest.digest(), original.manifest.digest());
+
+    // In Docker's format skopeo converts; what it says the config is, we must say too.
+    let archive = folder.path().join("docker.tar");
+    let target = format!("docker-archive:{}", text(&archive));
+    run("skopeo", &["copy", "--insecure-policy", "--quiet", &from, &format!("{target}:busybox:1")]);
+    let imported = import(&target, &store);
+    assert_eq!(imported.name, "docker.io/library/busybox:1");
+    let image = Image::load(&store, &imported.manifest, &platform()).expect("loads");
+    let config = run("skopeo", &["inspect", "--raw", "--config", &format!("{target}:busybox:1")]);
+    assert_eq!(*image.id(), digest_of(&config));
+    let before = Image::load(&store, &original.manifest, &platform()).expect("loads");
+    assert_eq!(image.chain_ids(), before.chain_ids(), "the same tars, so the same chain");
+    assert_eq!(check_stored(&store, &imported.manifest), 4);
+    let opened = DockerArchive::open(&archive).expect("opens");
+    assert!(opened.location().ends_with("docker.tar"));
+}
+
+fn we_read_what_gnu_tar_packs() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, one, _) = store(&folder);
+    let dir = folder.path().join("dir");
+    for format in ["gnu", "oldgnu", "pax", "posix", "ustar", "v7"] {
+        for compress in ["--no-auto-compress", "--gzip"] {
+            let archive = folder.path().join("packed");
+            let format = format!("--format={format}");
+            run("tar", &["-C", text(&dir), &format, compress, "-cf", text(&archive), "."]);
+            let imported = import(&format!("oci-archive:{}:docker.io/library/one:1", text(&archive)), &store);
+            assert_eq!(imported.manifest.digest(), one.manifest.digest(), "{format} {compress}");
+        }
+    }
+}
