@@ -24,5 +24,5 @@ pub use features::Features;
 pub use id::ContainerId;
 pub use native::Native;
 pub use oci_spec;
-pub use runtime::{CreateOptions, Created, DeleteMode, Keyring, KillTarget, RootSwitch, Runtime, Stdio};
+pub use runtime::{CreateOptions, Created, DeleteMode, Keyring, KillTarget, RootSwitch, Runtime, Stdio, inherited_fds};
 pub use state::{State, Status};

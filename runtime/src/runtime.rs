@@ -1,9 +1,11 @@
 //! What an OCI runtime does, whoever does it.
 
 use std::fmt::Debug;
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use crate::sys::{self, file};
 use crate::{Bundle, ContainerId, Error, Result, State};
 
 /// The operations of the
@@ -131,4 +133,18 @@ pub enum DeleteMode {
     Stopped,
     /// Kill it. A container that does not exist is fine, too, and what a crashed `create` left is removed.
     Force,
+}
+
+/// Copies of the descriptors 3, 4 and so on, `count` of them, that this process got from whoever started it, for
+/// [`CreateOptions::preserve_fds`].
+pub fn inherited_fds(count: u32) -> Result<Vec<OwnedFd>> {
+    (3..3 + i32::try_from(count).unwrap_or(i32::MAX - 3))
+        .map(|fd| {
+            // Out of the way of those that follow.
+            file::dup_above(fd, 3 + count.cast_signed()).map(sys::own).map_err(|errno| Error::System {
+                operation: "hand on a descriptor that is not open",
+                source: io::Error::from_raw_os_error(errno),
+            })
+        })
+        .collect()
 }

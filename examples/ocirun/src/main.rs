@@ -1,3 +1,194 @@
-//! Part of Estiba.
+//! `ocirun`: an OCI runtime with the command line of runc, over `estiba-runtime`.
 
-fn main() {}
+mod cli;
+mod console;
+mod features;
+mod foreground;
+mod list;
+mod log;
+mod signal;
+mod spec;
+
+use std::error::Error;
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use estiba_runtime::{
+    Bundle, ContainerId, CreateOptions, Created, DeleteMode, ExitStatus, Keyring, KillTarget, Native, RootSwitch,
+    Runtime, Stdio, inherited_fds,
+};
+
+use cli::{Cli, Command, Create};
+
+type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are errors to clap, too.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    match execute(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            log::error(&cli, error.as_ref());
+            let code = error.downcast_ref::<estiba_runtime::Error>().map_or(1, estiba_runtime::Error::exit_code);
+            // What cannot be executed has a status of its own; for all else runc's is 1.
+            ExitCode::from(if matches!(code, 126 | 127) { u8::try_from(code).unwrap_or(1) } else { 1 })
+        }
+    }
+}
+
+fn execute(cli: &Cli) -> Result<ExitCode> {
+    if cli.systemd_cgroup {
+        return Err("--systemd-cgroup: cgroups are not made through systemd".into());
+    }
+    let native = || Native::new(&cli.root);
+    match &cli.command {
+        Command::Create(arguments) => create(&native(), arguments).map(|_| ExitCode::SUCCESS),
+        Command::Start { id } => native().start(&id.parse()?).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Command::Run { create, detach, keep } => run(&native(), create, *detach, *keep),
+        Command::State { id } => {
+            print(&serde_json::to_string_pretty(&native().state(&id.parse()?)?)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Kill { id, signal, all } => {
+            let target = if *all { KillTarget::All } else { KillTarget::Init };
+            let signal = signal::parse(signal)?;
+            native().kill(&id.parse()?, signal, target).map_err(|error| match error {
+                // The words that containerd looks for.
+                estiba_runtime::Error::WrongStatus { .. } => "container not running".into(),
+                error => Box::<dyn Error>::from(error),
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Delete { id, force } => {
+            let mode = if *force { DeleteMode::Force } else { DeleteMode::Stopped };
+            native().delete(&id.parse()?, mode)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Pause { id } => native().pause(&id.parse()?).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Command::Resume { id } => native().resume(&id.parse()?).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Command::List { format, quiet } => list::print(&native(), *format, *quiet).map(|()| ExitCode::SUCCESS),
+        Command::Spec { bundle } => spec::write(bundle.as_deref()).map(|()| ExitCode::SUCCESS),
+        Command::Features => print(&features::text()?).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// A line of output. A reader that has gone away is no error.
+fn print(text: &str) -> Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// A container that was created, and where its terminal is.
+struct Made {
+    id: ContainerId,
+    created: Created,
+}
+
+fn create(native: &Native, arguments: &Create) -> Result<Made> {
+    let (id, bundle) = load(arguments)?;
+    let terminal = wants_terminal(&bundle);
+    match (terminal, &arguments.console_socket) {
+        (true, None) => return Err("process.terminal is true: --console-socket is needed".into()),
+        (false, Some(_)) => return Err("--console-socket is given, but process.terminal is not true".into()),
+        _ => {}
+    }
+    make(native, arguments, id, &bundle)
+}
+
+fn load(arguments: &Create) -> Result<(ContainerId, Bundle)> {
+    let id: ContainerId = arguments.id.parse()?;
+    let bundle = arguments.bundle.as_deref().unwrap_or(Path::new("."));
+    Ok((id, Bundle::load(bundle)?))
+}
+
+fn wants_terminal(bundle: &Bundle) -> bool {
+    bundle.spec.process().as_ref().and_then(estiba_runtime::oci_spec::runtime::Process::terminal) == Some(true)
+}
+
+fn make(native: &Native, arguments: &Create, id: ContainerId, bundle: &Bundle) -> Result<Made> {
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let stdio = if wants_terminal(bundle) {
+        Stdio::Terminal
+    } else {
+        Stdio::Fds { stdin: stdin.as_fd(), stdout: stdout.as_fd(), stderr: stderr.as_fd() }
+    };
+    let inherited = inherited_fds(arguments.preserve_fds)?;
+    let preserved: Vec<_> = inherited.iter().map(AsFd::as_fd).collect();
+    let options = CreateOptions {
+        preserve_fds: &preserved,
+        keyring: if arguments.no_new_keyring { Keyring::Inherit } else { Keyring::New },
+        root_switch: if arguments.no_pivot { RootSwitch::Chroot } else { RootSwitch::Pivot },
+        ..CreateOptions::new(stdio)
+    };
+    let mut created = native.create(&id, bundle, &options)?;
+    let delivered = (|| {
+        if let (Some(socket), Some(console)) = (&arguments.console_socket, created.console.take()) {
+            console::send(socket, &console)?;
+        }
+        if let Some(path) = &arguments.pid_file {
+            write_pid(path, created.pid)?;
+        }
+        Ok(())
+    })();
+    if let Err(error) = delivered {
+        let _ = native.delete(&id, DeleteMode::Force);
+        return Err(error);
+    }
+    Ok(Made { id, created })
+}
+
+/// Whoever waits for the file finds it whole.
+fn write_pid(path: &Path, pid: i32) -> Result<()> {
+    let name = path.file_name().ok_or_else(|| format!("{} is no file", path.display()))?;
+    let beside = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
+    let written = fs::write(&beside, pid.to_string()).and_then(|()| fs::rename(&beside, path));
+    written.map_err(|error| format!("cannot write {}: {error}", path.display()).into())
+}
+
+fn run(native: &Native, arguments: &Create, detach: bool, keep: bool) -> Result<ExitCode> {
+    let (id, mut bundle) = load(arguments)?;
+    let terminal = wants_terminal(&bundle);
+    if terminal && detach && arguments.console_socket.is_none() {
+        return Err("process.terminal is true: --detach needs --console-socket".into());
+    }
+    if terminal && !detach {
+        foreground::adopt_size(&mut bundle.spec);
+    }
+    // From here on a signal is for the container.
+    let signals = if detach { None } else { Some(signal::Forwarded::new()?) };
+    let Made { id, created } = make(native, arguments, id, &bundle)?;
+    let result = native.start(&id).map_err(Into::into).and_then(|()| match &signals {
+        None => Ok(ExitStatus::Exited(0)),
+        Some(signals) => {
+            let kill = |signal| native.kill(&id, signal, KillTarget::Init).map_err(Into::into);
+            foreground::wait(&created, signals, kill)
+        }
+    });
+    if result.is_err() || (!detach && !keep) {
+        // The process is our child: it stays until somebody has waited for it.
+        let deleted = native.delete(&id, DeleteMode::Force);
+        if result.is_err() {
+            let _ = estiba_runtime::wait(created.pidfd.as_fd(), created.pid);
+        }
+        let status = result?;
+        deleted?;
+        return Ok(code(status));
+    }
+    Ok(code(result?))
+}
+
+fn code(status: ExitStatus) -> ExitCode {
+    ExitCode::from(u8::try_from(status.code()).unwrap_or(u8::MAX))
+}
