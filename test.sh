@@ -101,6 +101,8 @@ if [ -d "$(rustc --print sysroot)/lib/rustlib/$musl" ]; then
             done
     }
     check "static programs" static
+    # The system tests run one of them beside the program itself.
+    shim=$(readlink -f "${CARGO_TARGET_DIR:-target}/$musl/debug/containerd-shim-estiba-v2") && export ESTIBA_SHIM=$shim
 else
     skip "static programs" "no target $musl: rustup target add $musl"
 fi

@@ -16,8 +16,8 @@ pub(crate) enum Need {
     Controller(&'static str),
     /// `ESTIBA_CAMPAIGN` is set: hours rather than minutes.
     Campaign,
-    /// The folder that an environment variable names.
-    Folder(&'static str),
+    /// A path in an environment variable.
+    Variable(&'static str),
 }
 
 impl Need {
@@ -27,7 +27,7 @@ impl Need {
             Self::Busybox => find("busybox").is_none().then(|| "no busybox-static".to_owned()),
             Self::Controller(name) => (!has_controller(name)).then(|| format!("no cgroup controller {name}")),
             Self::Campaign => (!campaign()).then(|| "only with ESTIBA_CAMPAIGN=1".to_owned()),
-            Self::Folder(name) => std::env::var_os(name).is_none().then(|| format!("${name} is not set")),
+            Self::Variable(name) => std::env::var_os(name).is_none().then(|| format!("${name} is not set")),
         }
     }
 }

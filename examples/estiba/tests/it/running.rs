@@ -73,23 +73,22 @@ fn signals(home: &Home) -> Result {
     Ok(())
 }
 
-/// The container's init, as this machine numbers it.
-fn init(home: &Home, word: &str) -> Result<i32> {
-    let _ = home;
+/// The container's first process, as this machine numbers it, by the last word of its command line.
+fn init(word: &str) -> Result<i32> {
     let mut found = None;
     until("the container's process", || {
-        let is_it = |process: &processes::Process| {
-            process.command.ends_with(word) && process.parent != std::process::id() as i32
-        };
-        found = processes::below().into_iter().find(|process| is_it(process) && !process.command.contains("--root"));
+        // The command that started it has the same last word.
+        let is_it =
+            |process: &processes::Process| process.command.ends_with(word) && !process.command.contains("--root");
+        found = processes::below().into_iter().find(is_it).map(|process| process.pid);
         found.is_some()
     })?;
-    Ok(found.map(|process| process.pid).ok_or("no process")?)
+    Ok(found.ok_or("no process")?)
 }
 
 fn killed(home: &Home) -> Result {
     let (mut child, _out) = started(home, &["run", "--rm", HELLO, "signal-wait"], "ready")?;
-    processes::end(init(home, "signal-wait")?);
+    processes::end(init("signal-wait")?);
     match wait(&mut child)?.code() {
         Some(137) => Ok(()),
         other => Err(format!("{other:?} instead of 137").into()),
@@ -261,7 +260,7 @@ fn outlives(home: &Home) -> Result {
     let ps = home.run(&["ps"])?.expect_status(0)?;
     assert!(ps.out.contains("one") && ps.out.contains("Up"), "{}", ps.out);
     // Its end is seen by nobody but its shim, which cleans up.
-    processes::end(init(home, "signal-wait")?);
+    processes::end(init("signal-wait")?);
     finish(&mut home.command(&["ps", "-aq"]))?.expect_status(0)?;
     Ok(())
 }

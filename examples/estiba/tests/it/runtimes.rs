@@ -16,6 +16,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("runtime_crun", &[Need::Busybox, Need::Program("crun")], crun),
         trial("a_runtime_that_fails_is_told", &[], broken),
         trial("snapshotter_native", &[Need::Busybox], native),
+        trial("static_shim", &[Need::Busybox, Need::Variable("ESTIBA_SHIM")], static_shim),
     ]
 }
 
@@ -76,4 +77,12 @@ fn native(home: &Home) -> Result {
     run("echo x > /file; rm /etc/os-release")?.expect_status(0)?;
     run("test ! -e /file && cat /etc/os-release")?.expect_out(OS_RELEASE)?;
     Ok(())
+}
+
+/// The small static program as the shim, rather than `estiba` once more.
+fn static_shim(home: &Home) -> Result {
+    let shim = std::env::var("ESTIBA_SHIM")?;
+    let image = image(home)?;
+    whole_way(&image, &[], |arguments| home.command(&[&["--shim", &shim], arguments].concat()))?;
+    shell_with(home, &["--shim", &shim, "run", "--rm", "-it", &image, "sh"])
 }

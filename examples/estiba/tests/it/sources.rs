@@ -20,7 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("image_by_umoci", &[Need::Busybox, Need::Program("umoci")], umoci_writes),
         trial("layers_replace_and_remove", &[Need::Busybox], layers),
         trial("an_image_is_imported_once", &[Need::Busybox], once),
-        trial("debian", &[Need::Campaign, Need::Folder("ESTIBA_DEBIAN"), Need::Program("skopeo")], debian),
+        trial("debian", &[Need::Campaign, Need::Variable("ESTIBA_DEBIAN"), Need::Program("skopeo")], debian),
     ]
 }
 
