@@ -105,7 +105,8 @@ fn flags(profile: &LinuxSeccomp) -> u32 {
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG as u32,
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32,
             // The process has one thread when the filter is loaded, and no listener for notifications: nothing to do for either.
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync | LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync
+            | LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
         }
     })
 }

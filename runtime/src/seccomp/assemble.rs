@@ -26,20 +26,22 @@ type Code = Vec<sock_filter>;
 /// The program for a profile on the given architectures.
 pub(super) fn program(profile: &Profile<'_>, architectures: &[Architecture]) -> Code {
     // As libseccomp: a call of an architecture that the profile does not know kills the thread.
-    let mut code = vec![give(libc::SECCOMP_RET_KILL_THREAD)];
+    let mut code = kill();
     for audit in audits(architectures) {
         let here = |a: Architecture| architectures.contains(&a) && a.audit() == audit;
         let mut block = vec![instruction(LOAD, NUMBER)];
         let main = [Architecture::X86_64, Architecture::X86, Architecture::Aarch64, Architecture::Arm];
         let main = main.into_iter().find(|a| here(*a)).map(|a| search(profile, a));
-        let main = main.unwrap_or_else(|| vec![give(libc::SECCOMP_RET_KILL_THREAD)]);
+        let main = main.unwrap_or_else(kill);
         if audit == Architecture::X32.audit() {
-            let x32 = if here(Architecture::X32) {
-                search(profile, Architecture::X32)
+            if here(Architecture::X32) {
+                let x32 = search(profile, Architecture::X32);
+                block.extend(branch(IF_GREATER_OR_EQUAL, X32_BIT, x32, main));
             } else {
-                vec![give(libc::SECCOMP_RET_KILL_THREAD)]
-            };
-            block.extend(branch(IF_GREATER_OR_EQUAL, X32_BIT, x32, main));
+                // -1, which stands for a call that a tracer took away, has the bit too, and is no reason to kill.
+                let kill = branch(IF_EQUAL, u32::MAX, vec![give(profile.newer.unwrap_or(profile.otherwise))], kill());
+                block.extend(branch(IF_GREATER_OR_EQUAL, X32_BIT, kill, main));
+            }
         } else {
             block.extend(main);
         }
@@ -206,6 +208,10 @@ fn compare(condition: Condition, architecture: Architecture) -> Vec<Step> {
         }
     }
     steps
+}
+
+fn kill() -> Code {
+    vec![give(libc::SECCOMP_RET_KILL_THREAD)]
 }
 
 fn give(action: Action) -> sock_filter {

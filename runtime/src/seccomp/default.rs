@@ -1,7 +1,8 @@
 //! The profile that Docker applies when nobody asks for another (moby/profiles, `seccomp/default.json`, June 2026).
 
 use oci_spec::runtime::{
-    Arch, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompOperator, LinuxSyscall,
+    Arch, Capability, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompOperator,
+    LinuxSyscall,
 };
 
 /// What every container may call. Docker allows the three that look into other processes (`ptrace` and two more) from Linux 4.8 on,
