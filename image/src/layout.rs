@@ -32,7 +32,8 @@ const INDEX_FILE: &str = "index.json";
 /// skopeo (`oci:DIR:NAME`) and umoci read and write it too.
 ///
 /// A name is the annotation `org.opencontainers.image.ref.name` of an entry: of an image from a registry the full reference
-/// (then also `io.containerd.image.name`), otherwise what [`Source::import`](crate::Source::import) says.
+/// (then also `io.containerd.image.name`), otherwise what [`Source::import`](crate::Source::import) says, which umoci takes
+/// but skopeo does not: its grammar has no place for a path.
 #[derive(Debug)]
 pub struct Layout {
     root: Arc<Folder>,

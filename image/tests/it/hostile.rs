@@ -6,7 +6,7 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::fixture::{Files, append, docker_save_old, gzip, layer, platform};
+use crate::fixture::{Files, append, docker_save_old, layer, platform};
 
 pub(crate) fn trials() -> Vec<Trial> {
     crate::trials!["hostile":

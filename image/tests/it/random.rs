@@ -120,7 +120,7 @@ fn damage_is_an_error_or_does_not_matter() {
         import(&format!("oci:{}", dir.display()), round, Some(&wanted[0]), &said);
     }
     println!("{failed} refused, {passed} came out whole");
-    assert!(failed > 200 && passed > 20, "the damage is neither all fatal nor all harmless: {failed} and {passed}");
+    assert!(failed > 200 && passed > 5, "the damage is neither all fatal nor all harmless: {failed} and {passed}");
 
     let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
