@@ -14,12 +14,16 @@ fn main() -> ExitCode {
             let line = concat!("containerd-shim-estiba-v2 ", env!("CARGO_PKG_VERSION"));
             return if writeln!(io::stdout(), "{line}").is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
-        Some("-h" | "--help") | None => "usage: containerd-shim-estiba-v2 serve --id ID [--exit-file PATH] \
+        Some("-h" | "--help") | None => {
+            "usage: containerd-shim-estiba-v2 serve --id ID [--exit-file PATH] \
              [--cgroup-root PATH] [-- EXIT COMMAND...]\n\
              The listening socket is standard input, the bundle the working directory. Programs start it: see the crate \
-             estiba-shim.",
-        Some(_) => "containerd-shim-estiba-v2: unknown command; the one it knows is `serve` (see --help). Being started \
-             by containerd (-namespace ... start) is not supported yet.",
+             estiba-shim."
+        }
+        Some(_) => {
+            "containerd-shim-estiba-v2: unknown command; the one it knows is `serve` (see --help). Being started \
+             by containerd (-namespace ... start) is not supported yet."
+        }
     };
     let _ = writeln!(io::stderr(), "{answer}");
     ExitCode::from(2)

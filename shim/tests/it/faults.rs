@@ -49,17 +49,15 @@ pub(crate) fn play_client() {
 }
 
 /// A client in a process of its own, killed once it has made its calls.
-fn killed_client(bundle: &Bundle, stdout: &str, start: bool) {
+fn killed_client(bundle: &Bundle, stdout: &str, start: bool) -> std::io::Result<()> {
     let mut client = Command::new("/proc/self/exe")
         .args([PLAY_CLIENT, bundle.folder().to_str().expect("text"), bundle.id(), stdout])
         .args(start.then_some("start"))
         .stdout(Stdio::piped())
-        .spawn()
-        .expect("spawn a client");
-    let mut ready = [0; 6];
-    client.stdout.take().expect("stdout").read_exact(&mut ready).expect("it is ready");
-    client.kill().expect("kill");
-    client.wait().expect("wait");
+        .spawn()?;
+    client.stdout.take().expect("stdout").read_exact(&mut [0; 6])?;
+    client.kill()?;
+    client.wait().map(drop)
 }
 
 fn without_clients_the_exit_command_runs() -> Outcome {
@@ -119,7 +117,9 @@ fn an_unstarted_container_goes_with_its_last_client() -> Outcome {
 
 fn a_shim_without_container_goes_with_its_last_client() -> Outcome {
     let bundle = Bundle::new(&["true"]).with_exit_command();
-    drop(bundle.spawn());
+    let mut client = bundle.spawn();
+    assert_eq!(client.who()?.task_pid, 0);
+    drop(client);
     eventually("the exit command has run", || !bundle.mark().is_empty());
     bundle.assert_gone();
     Ok(())
@@ -129,7 +129,7 @@ fn a_killed_client_leaves_the_container_running() -> Outcome {
     let bundle = Bundle::script("seq 1 300000; sleep 0.2; exit 6").with_exit_command();
     let watcher = bundle.spawn();
     let (path, reader) = bundle.fifo("stdout");
-    killed_client(&bundle, &path, true);
+    killed_client(&bundle, &path, true)?;
     // With it went the reader.
     drop(reader);
     drop(watcher);
@@ -143,7 +143,7 @@ fn a_killed_client_before_start_leaves_nothing() -> Outcome {
     let bundle = Bundle::new(&["sleep", "1000"]).with_exit_command();
     let first = bundle.spawn();
     let (path, _reader) = bundle.fifo("stdout");
-    killed_client(&bundle, &path, false);
+    killed_client(&bundle, &path, false)?;
     drop(first);
     eventually("the exit command has run", || !bundle.mark().is_empty());
     assert_eq!(bundle.exit_record(), None);

@@ -105,15 +105,14 @@ fn a_created_container_can_be_deleted() -> Outcome {
 /// Starts what cannot be started, and returns the error of `Create` or `Start`.
 fn failure(bundle: &Bundle) -> Result<Error, Failed> {
     let mut client = bundle.spawn();
-    let error = match client.create(bundle.request("", "", "")) {
-        Err(error) => error,
-        Ok(_) => {
-            let error = client.start().expect_err("it cannot start");
-            client.wait()?;
-            assert_eq!(bundle.exit_record(), None, "it never ran");
-            client.delete()?;
-            error
-        }
+    let error = if let Err(error) = client.create(bundle.request("", "", "")) {
+        error
+    } else {
+        let error = client.start().expect_err("it cannot start");
+        client.wait()?;
+        assert_eq!(bundle.exit_record(), None, "it never ran");
+        client.delete()?;
+        error
     };
     client.shutdown()?;
     bundle.assert_gone();
