@@ -59,6 +59,7 @@ const FAILED: i32 = 125;
 pub(crate) fn run(child: &mut Child<'_>) -> ! {
     process::reset_signals();
     child.close_others();
+    child.fill_low_numbers();
     for at in 0..child.plan.steps.len() {
         if let Err(failure) = child.step(at) {
             let message = Message::Failed { step: at as u32, part: failure.part, errno: failure.errno };
@@ -92,6 +93,17 @@ impl Child<'_> {
             // Nothing is open beyond this, as the parent has looked.
             for fd in first..=last.min(1 << 16) {
                 file::close(fd as i32);
+            }
+        }
+    }
+
+    /// Occupies the numbers that the program's descriptors will have, so that nothing the steps open lies there and is
+    /// lost, or closes a stream by being closed.
+    fn fill_low_numbers(&self) {
+        for number in 0..self.descriptors.len() as i32 {
+            if !self.descriptors.contains(&number) {
+                // A failure would show as a failure of the step that places the descriptors.
+                let _ = file::dup_to(self.fd(Slot::SOCKET), number);
             }
         }
     }

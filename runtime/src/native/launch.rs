@@ -13,7 +13,7 @@ use crate::child::{self, Child, Message, Part};
 use crate::plan::{Open, Plan, Step};
 use crate::sys::mount::{self, Depth};
 use crate::sys::process::{self, CloneRequest};
-use crate::sys::{self, socket};
+use crate::sys::{self, file, own, socket};
 use crate::{Error, Features, Result};
 
 /// Everything that a child gets, beside its plan.
@@ -38,7 +38,16 @@ pub(super) struct Started {
 impl Launch<'_> {
     /// Clones the child, which follows the plan. `descriptors` are what its program gets as 0, 1, 2 and so on.
     pub(super) fn spawn(&self, plan: &mut Plan, mut descriptors: Vec<i32>) -> Result<Started> {
-        let others = others(self.fds.iter().chain(&descriptors).copied());
+        // The low numbers are the program's: nothing that the child works with may lie where its streams are put.
+        let least = descriptors.len() as i32;
+        let mut moved = Vec::new();
+        let mut fds = self.fds.to_vec();
+        for fd in fds.iter_mut().filter(|fd| (0..least).contains(*fd)) {
+            let above = own(file::dup_above(*fd, least).map_err(system("duplicate a descriptor"))?);
+            *fd = above.as_raw_fd();
+            moved.push(above);
+        }
+        let others = others(fds.iter().chain(&descriptors).copied());
         let request = CloneRequest {
             flags: plan.flags,
             cgroup: self.cgroup.map(|fd| fd.as_raw_fd()),
@@ -47,7 +56,7 @@ impl Launch<'_> {
         let mut child = Child {
             plan,
             features: self.features,
-            fds: self.fds,
+            fds: &fds,
             descriptors: &mut descriptors,
             others: &others,
             filter: self.filter,
@@ -258,7 +267,8 @@ mod tests {
 
     #[test]
     fn gaps_are_what_is_not_listed() {
-        let cases: [(&[i32], &[(u32, u32)]); 4] = [
+        type Case<'a> = (&'a [i32], &'a [(u32, u32)]);
+        let cases: [Case<'_>; 4] = [
             (&[], &[(0, u32::MAX)]),
             (&[0, 1, 2], &[(3, u32::MAX)]),
             (&[7, 2, 2, 3], &[(0, 1), (4, 6), (8, u32::MAX)]),
