@@ -176,21 +176,16 @@ pub(crate) fn set_xattr(fd: BorrowedFd<'_>, name: &OsStr, value: &[u8]) -> Resul
 /// The value of an extended attribute of the inode behind any descriptor; `None` if it has none of that name.
 pub(crate) fn get_xattr(fd: BorrowedFd<'_>, name: &OsStr) -> Result<Option<Vec<u8>>> {
     let path = magic(fd);
+    let mut value = vec![0; 128];
     loop {
-        let read = |buffer: &mut [u8]| rustix::fs::getxattr(&path, name, buffer);
-        let size = match read(&mut []) {
-            Ok(size) => size,
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let mut value = vec![0; size];
-        match read(&mut value) {
+        match rustix::fs::getxattr(&path, name, value.as_mut_slice()) {
             Ok(size) => {
                 value.truncate(size);
                 return Ok(Some(value));
             }
-            Err(Errno::RANGE) => {}
-            Err(Errno::NODATA) => return Ok(None),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
+            // Values have 64 KiB at most.
+            Err(Errno::RANGE) if value.len() < 64 << 10 => value.resize(64 << 10, 0),
             Err(error) => return Err(error),
         }
     }
@@ -343,6 +338,25 @@ pub(crate) fn c_name(name: &str) -> CString {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attributes_of_any_length_are_copied() {
+        let root = tempfile::tempdir().expect("a folder");
+        let dir = rustix::fs::open(root.path(), DIR, Mode::empty()).expect("the folder");
+        for name in [c"from", c"to"] {
+            write_new_file(dir.as_fd(), name, b"").expect("a file");
+        }
+        let (from, to) = (open_inode(dir.as_fd(), c"from").expect("it"), open_inode(dir.as_fd(), c"to").expect("it"));
+        for (name, length) in [("user.empty", 0), ("user.short", 1), ("user.long", 1000)] {
+            set_xattr(from.as_fd(), OsStr::new(name), &vec![7; length]).expect("set");
+        }
+        set_xattr(from.as_fd(), OsStr::new("user.overlay.opaque"), b"y").expect("set");
+        copy_xattrs(from.as_fd(), to.as_fd()).expect("copied");
+        for (name, length) in [("user.empty", 0), ("user.short", 1), ("user.long", 1000)] {
+            assert_eq!(get_xattr(to.as_fd(), OsStr::new(name)), Ok(Some(vec![7; length])));
+        }
+        assert_eq!(get_xattr(to.as_fd(), OsStr::new("user.overlay.opaque")), Ok(None));
+    }
 
     type Open = fn(BorrowedFd<'_>, &CStr, OFlags) -> Result<OwnedFd>;
 

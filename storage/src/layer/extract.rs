@@ -43,6 +43,8 @@ pub(crate) fn all<S: Source>(archive: &mut Archive<'_, S>, target: &Target, limi
         skipped_xattrs: 0,
         root_opaque: false,
         noted: None,
+        ghosts: HashSet::new(),
+        copied: HashSet::new(),
     };
     while let Some(entry) = archive.next()? {
         extract.entry(archive, &entry)?;
@@ -69,6 +71,10 @@ struct Extract<'a> {
     root_opaque: bool,
     /// The last place whose ancestors are in the books.
     noted: Option<Rc<Place>>,
+    /// Folders of the upper tree that are no entries and hold none, only whiteouts and copies: a whiteout hides them.
+    ghosts: HashSet<u64>,
+    /// Files of lower layers that were copied up to be linked, by folder and name: a whiteout hides them too.
+    copied: HashSet<(CString, CString)>,
 }
 
 /// What this layer has made in a tree that lower layers have filled before, where whiteouts remove: they must not
@@ -175,6 +181,9 @@ impl Extract<'_> {
             Kind::Symlink | Kind::Character | Kind::Block | Kind::Fifo => self.special(entry, &place, &c_base)?,
         }
         self.books.add(place.inode, &c_base);
+        if !self.copied.is_empty() {
+            self.copied.remove(&(place.path.clone(), c_base));
+        }
         Ok(())
     }
 
@@ -197,6 +206,8 @@ impl Extract<'_> {
         let made = self.places.make_folder(place.upper.as_fd(), base).map_err(failed)?;
         if made.fresh {
             self.books.add_whole(made.folder.as_fd()).map_err(failed)?;
+        } else if !self.ghosts.is_empty() {
+            self.ghosts.remove(&rustix::fs::fstat(&made.folder).map_err(failed)?.st_ino);
         }
         self.books.add(place.inode, base);
         let path = join(&place.path, base).map_err(failed)?;
@@ -349,7 +360,8 @@ impl Extract<'_> {
                 // A link needs one file in one layer: copied up with its folders, as the kernel would.
                 self.add_bytes(entry, stat.st_size.cast_unsigned())?;
                 let up = self.places.ensure(&folder).map_err(failed)?;
-                self.note_implied();
+                self.note_ghosts();
+                self.copied.insert((up.path.clone(), source_base.clone()));
                 copy::file(lower.as_fd(), up.upper.as_fd(), &source_base, &stat).map_err(failed)?;
                 self.link(entry, up.upper.as_fd(), &source_base, &stat, place, base)
             }
@@ -408,7 +420,7 @@ impl Extract<'_> {
         }
         // Where no layer has the folder there is nothing to hide.
         let Some(place) = self.places.stacked(parents).map_err(failed)? else { return Ok(()) };
-        self.note_implied();
+        self.note_ghosts();
         if base == OPAQUE {
             return self.opaque(&place).map_err(failed);
         }
@@ -439,9 +451,15 @@ impl Extract<'_> {
                 }
                 // The layer has the name itself: only what lies below a folder is left to hide.
                 match sys::open_beneath(place.upper.as_fd(), name, sys::DIR) {
-                    Ok(folder) => make_opaque(&folder, opaque),
-                    Err(_) => Ok(()),
+                    Ok(folder) if !self.ghosts.contains(&rustix::fs::fstat(&folder)?.st_ino) => {
+                        return make_opaque(&folder, opaque);
+                    }
+                    Err(_) if !self.copied.remove(&(place.path.clone(), name.to_owned())) => return Ok(()),
+                    _ => {}
                 }
+                self.places.forget();
+                tree::remove(place.upper.as_fd(), name)?;
+                rustix::fs::mknodat(&place.upper, name, FileType::CharacterDevice, Mode::empty(), none)
             }
         }
     }
@@ -470,7 +488,7 @@ impl Extract<'_> {
     /// What leads to the layer's own things is its own too.
     fn note_ancestors(&mut self, place: &Rc<Place>) -> rustix::io::Result<()> {
         let noted = self.noted.as_ref().is_some_and(|noted| Rc::ptr_eq(noted, place));
-        if !self.books.kept || noted || place.path.as_bytes() == b"." {
+        if !(self.books.kept || !self.ghosts.is_empty()) || noted || place.path.as_bytes() == b"." {
             return Ok(());
         }
         let mut folder = rustix::fs::openat(&self.target.upper, c".", sys::PLACE, Mode::empty())?;
@@ -479,15 +497,31 @@ impl Extract<'_> {
             let name = CString::new(part).map_err(|_| Errno::INVAL)?;
             self.books.add(rustix::fs::fstat(&folder)?.st_ino, &name);
             folder = sys::open_beneath(folder.as_fd(), &name, sys::PLACE)?;
+            self.ghosts.remove(&rustix::fs::fstat(&folder)?.st_ino);
         }
         self.noted = Some(Rc::clone(place));
         Ok(())
     }
 
-    fn note_implied(&mut self) {
-        for (path, times) in std::mem::take(&mut self.places.implied) {
-            self.waiting += path.count_bytes();
-            self.times.push((path, times));
+    /// Takes notice of folders that were made on the way. Returns them.
+    fn note_implied(&mut self) -> Vec<u64> {
+        let mut inodes = Vec::new();
+        for implied in std::mem::take(&mut self.places.implied) {
+            inodes.push(implied.inode);
+            if let Some((path, times)) = implied.times {
+                self.waiting += path.count_bytes();
+                self.times.push((path, times));
+            }
+        }
+        inodes
+    }
+
+    /// The same for folders that are not the layer's own.
+    fn note_ghosts(&mut self) {
+        let made = self.note_implied();
+        if !made.is_empty() {
+            self.ghosts.extend(made);
+            self.noted = None;
         }
     }
 

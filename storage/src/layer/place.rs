@@ -71,8 +71,12 @@ pub(crate) struct Made {
     pub(crate) fresh: bool,
 }
 
-/// Folders that came into being because something in them was wanted, and the times that they should have.
-pub(crate) type Implied = (CString, rustix::fs::Timestamps);
+/// A folder that came into being because something in it was wanted.
+pub(crate) struct Implied {
+    pub(crate) inode: u64,
+    /// Where it is, and the times of the lower folder that it covers.
+    pub(crate) times: Option<(CString, rustix::fs::Timestamps)>,
+}
 
 pub(crate) struct Places<'a> {
     target: &'a Target,
@@ -310,16 +314,19 @@ impl<'a> Places<'a> {
     /// Makes a folder that no entry has named (yet).
     fn imply(&mut self, parent: BorrowedFd<'_>, name: &CStr, lowers: &[OwnedFd], path: &CStr) -> Result<OwnedFd> {
         let made = self.make_folder(parent, name)?;
+        let inode = rustix::fs::fstat(&made.folder)?.st_ino;
+        let mut implied = Implied { inode, times: None };
         match lowers.first() {
             Some(lower) => {
                 let stat = rustix::fs::fstat(lower)?;
                 sys::copy_xattrs(lower.as_fd(), made.folder.as_fd())?;
                 rustix::fs::fchown(&made.folder, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
                 rustix::fs::fchmod(&made.folder, Mode::from_raw_mode(stat.st_mode))?;
-                self.implied.push((path.to_owned(), times(&stat)));
+                implied.times = Some((path.to_owned(), times(&stat)));
             }
             None => rustix::fs::fchmod(&made.folder, Mode::from_raw_mode(0o755))?,
         }
+        self.implied.push(implied);
         Ok(made.folder)
     }
 
