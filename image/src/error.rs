@@ -376,3 +376,33 @@ impl fmt::Display for Ordered {
         if self.0 < self.1 { write!(f, "shorter ({} bytes)", self.0) } else { f.write_str("longer") }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn io_errors_are_sorted_by_what_a_person_can_do() {
+        use nix::errno::Errno;
+        let cases = [
+            (Errno::ENOSPC, "cannot write /x: the file system is full; free some space or choose another root"),
+            (Errno::EDQUOT, "cannot write /x: the file system is full; free some space or choose another root"),
+            (Errno::EACCES, "cannot write /x: not permitted for this user"),
+            (Errno::EPERM, "cannot write /x: not permitted for this user"),
+            (Errno::EROFS, "cannot write /x"),
+        ];
+        for (errno, text) in cases {
+            let error = Error::io("write", "/x", errno);
+            assert_eq!(error.to_string(), text, "{errno}");
+            assert!(error.source().is_some(), "{errno}: the cause is told apart from the message");
+        }
+    }
+
+    #[test]
+    fn names_are_listed_on_one_line_and_not_without_end() {
+        let available: Vec<String> = (0..100).map(|n| format!("name\n{n}")).collect();
+        let text = Error::AmbiguousImage { location: "it".to_owned(), available }.to_string();
+        assert!(text.contains("there are: name\\n0, name\\n1,") && text.ends_with(" and 80 more"), "{text}");
+        assert!(!text.contains('\n'), "{text}");
+    }
+}

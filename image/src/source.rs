@@ -142,13 +142,14 @@ struct Choice<'a> {
 
 /// Chooses one of the images that a source lists.
 fn choose<'a>(images: &'a [Listing], wanted: Option<&str>, platform: &Platform, location: &str) -> Result<Choice<'a>> {
-    let known = || -> Vec<String> {
-        let known = images.iter().enumerate();
-        known.map(|(n, image)| image.names.first().cloned().unwrap_or_else(|| format!("@{n}"))).collect()
-    };
+    // The full reference, if there is one among the names.
     let full = |image: &'a Listing| {
         let mut names = image.names.iter().map(String::as_str);
         names.clone().find(|name| Reference::from_full(name).is_some()).or_else(|| names.next())
+    };
+    let known = || -> Vec<String> {
+        let known = images.iter().enumerate();
+        known.map(|(n, image)| full(image).map_or_else(|| format!("@{n}"), str::to_owned)).collect()
     };
     let none = || Error::NoSuchImage {
         location: location.to_owned(),
@@ -158,7 +159,10 @@ fn choose<'a>(images: &'a [Listing], wanted: Option<&str>, platform: &Platform, 
     let Some(wanted) = wanted else {
         return match images {
             [] => Err(none()),
-            [image] => Ok(Choice { root: &image.root, name: full(image) }),
+            // One image may be listed under each of its names.
+            [image, rest @ ..] if rest.iter().all(|other| other.root.digest() == image.root.digest()) => {
+                Ok(Choice { root: &image.root, name: full(image) })
+            }
             _ => Err(Error::AmbiguousImage { location: location.to_owned(), available: known() }),
         };
     };
@@ -312,9 +316,9 @@ mod tests {
             (Some("alpine"), Ok(("b", Some("docker.io/library/alpine:latest")))),
             (Some("alpine:3"), Ok(("b", Some("docker.io/library/alpine:3")))),
             (Some("@2"), Ok(("c", None))),
-            (Some("@3"), Err("there are: 1.36, docker.io/library/alpine:latest, @2")),
-            (Some("1.37"), Err("has no image \"1.37\"; there are: 1.36")),
-            (None, Err("several images, name one of them after a colon; there are: 1.36")),
+            (Some("@3"), Err("there are: docker.io/library/busybox:1.36, docker.io/library/alpine:latest, @2")),
+            (Some("1.37"), Err("has no image \"1.37\"; there are: docker.io")),
+            (None, Err("several images, name one of them after a colon; there are: docker.io")),
         ];
         for (wanted, outcome) in cases {
             match (choose(&images, *wanted, &Platform::host(), "it"), outcome) {
@@ -327,6 +331,9 @@ mod tests {
             }
         }
         assert!(choose(&images[2..], None, &Platform::host(), "it").is_ok());
+        let twice = [listing("a", &["1", "docker.io/library/a:1"]), listing("a", &["2", "docker.io/library/a:2"])];
+        let choice = choose(&twice, None, &Platform::host(), "it").expect("one image of two names is one image");
+        assert_eq!(choice.name, Some("docker.io/library/a:1"));
         let error = choose(&[], None, &Platform::host(), "it").map(|_| ()).expect_err("nothing is there");
         assert!(error.to_string().contains("nothing is there"), "{error}");
     }
