@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args};
 use estiba_engine::image::Source;
 use estiba_engine::{Bind, Config, CreateRequest, Engine, Image, NetworkMode};
+use rustix::process::geteuid;
 
 use crate::failure::{Failure, Result};
 use crate::session::Session;
@@ -104,6 +105,10 @@ impl Run {
     pub(crate) async fn execute(self, config: Config) -> Result<u8> {
         if self.tty && self.interactive && !std::io::stdin().is_terminal() {
             return Err(Failure::new("the input device is not a TTY"));
+        }
+        if !geteuid().is_root() {
+            // The engine says so too, but a root's folder that cannot be read would say it less clearly.
+            return Err(estiba_engine::Error::NotRoot.into());
         }
         // What needs no engine is judged first: then a wrong option costs and leaves nothing.
         let parts = Parts::of(&self)?;
