@@ -225,6 +225,28 @@ pub enum Error {
         /// What became of it.
         outcome: String,
     },
+    /// A runtime binary failed, for a reason that has no variant of its own.
+    #[error("{} {operation}: {}", program.display(), if message.is_empty() { "failed without a word" } else { message })]
+    External {
+        /// The binary.
+        program: PathBuf,
+        /// Its subcommand.
+        operation: &'static str,
+        /// What it logged, on one line.
+        message: String,
+        /// Its exit status.
+        status: i32,
+    },
+    /// A runtime binary did not end, and was killed.
+    #[error("{} {operation}: did not end within {} s", program.display(), limit.as_secs())]
+    ExternalTimeout {
+        /// The binary.
+        program: PathBuf,
+        /// Its subcommand.
+        operation: &'static str,
+        /// How long it was waited for.
+        limit: Duration,
+    },
     /// Waiting for a process failed.
     #[error("cannot wait for process {pid}")]
     Wait {

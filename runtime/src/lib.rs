@@ -5,6 +5,7 @@ pub mod cgroup;
 mod child;
 mod error;
 mod exit;
+mod external;
 mod features;
 mod id;
 pub mod mount;
@@ -15,11 +16,14 @@ mod runtime;
 pub mod seccomp;
 mod state;
 mod sys;
+#[cfg(feature = "testsuite")]
+pub mod testsuite;
 
 pub use bundle::{Bundle, Root};
 pub use cgroup::{Cgroup, Hierarchies};
 pub use error::{Error, Result};
 pub use exit::{ExitStatus, wait};
+pub use external::External;
 pub use features::Features;
 pub use id::ContainerId;
 pub use native::Native;
