@@ -7,6 +7,7 @@ use crate::sys;
 /// [`Features::probe`] asks the kernel. A value with less in it makes [`crate::Native`] go the other way, which is how the other
 /// ways are tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Features {
     /// [`clone3(2)`](https://man7.org/linux/man-pages/man2/clone3.2.html), Linux 5.3; some sandboxes hide it. Otherwise `clone(2)`,
     /// which has no `CLONE_INTO_CGROUP`.

@@ -98,7 +98,7 @@ pub fn detach(target: &Path) -> Result<()> {
 }
 
 fn text(path: &Path) -> Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| invalid(format!("{path:?} contains a zero byte")))
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| invalid(format!("{} contains a zero byte", path.display())))
 }
 
 fn error(errno: i32) -> io::Error {

@@ -97,6 +97,7 @@ pub(crate) enum Open {
 
 /// What the child does and what it needs for it.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Plan {
     /// The flags of the first clone.
     pub(crate) flags: u64,

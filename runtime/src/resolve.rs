@@ -37,7 +37,7 @@ impl Resolver {
         }
         let mut walk = Walk { root, open: [-1; DEEPEST], depth: 0 };
         let result = walk.run(path.to_bytes(), flags, links);
-        walk.to_root();
+        walk.back_to_root();
         result
     }
 }
@@ -56,17 +56,13 @@ impl Walk {
     }
 
     fn enter(&mut self, fd: i32) -> Call {
-        match self.open.get_mut(self.depth) {
-            Some(slot) => {
-                *slot = fd;
-                self.depth += 1;
-                Ok(())
-            }
-            None => {
-                file::close(fd);
-                Err(libc::ENAMETOOLONG)
-            }
-        }
+        let Some(slot) = self.open.get_mut(self.depth) else {
+            file::close(fd);
+            return Err(libc::ENAMETOOLONG);
+        };
+        *slot = fd;
+        self.depth += 1;
+        Ok(())
     }
 
     fn leave(&mut self) {
@@ -76,7 +72,7 @@ impl Walk {
         }
     }
 
-    fn to_root(&mut self) {
+    fn back_to_root(&mut self) {
         while self.depth > 0 {
             self.leave();
         }
@@ -120,7 +116,7 @@ impl Walk {
                 }
                 let target = target.get(..length?).ok_or(libc::ENAMETOOLONG)?;
                 if target.first() == Some(&b'/') {
-                    self.to_root();
+                    self.back_to_root();
                 }
                 pending.prepend(target)?;
             } else if last {
@@ -232,7 +228,7 @@ mod tests {
                 let name = CString::new(*path).expect("a path");
                 let found = Resolver { openat2 }
                     .open(folder.as_raw_fd(), &name, libc::O_PATH, *links)
-                    .map(|fd| stat(own(fd).as_raw_fd(), c"").expect("stat").ino);
+                    .map(|fd| fs::File::from(own(fd)).metadata().expect("metadata").ino());
                 assert_eq!(&found, expected, "{path} with openat2 {openat2}");
             }
         }

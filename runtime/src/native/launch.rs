@@ -122,7 +122,12 @@ pub(super) fn receive(socket: &OwnedFd, plan: &Plan, started: &Started) -> Resul
 /// A message, or `None` at the end.
 pub(super) fn hear(socket: &OwnedFd) -> Result<(Option<Message>, Option<OwnedFd>)> {
     let mut buffer = [0u8; 32];
-    let (length, fd) = socket::receive(socket.as_fd(), &mut buffer).map_err(system("hear from the child"))?;
+    let mut received = socket::receive(socket.as_fd(), &mut buffer);
+    if received.as_ref().err() == Some(&libc::ECONNRESET) {
+        // It ended without reading our answer. That is said once, and then what it said itself.
+        received = socket::receive(socket.as_fd(), &mut buffer);
+    }
+    let (length, fd) = received.map_err(system("hear from the child"))?;
     Ok((buffer.get(..length).and_then(Message::decode), fd))
 }
 

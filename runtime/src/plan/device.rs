@@ -86,7 +86,7 @@ impl Planner<'_> {
             self.device(node, &field)?;
         }
         if self.host.terminal {
-            let size = self.spec.process().as_ref().and_then(|process| process.console_size());
+            let size = self.spec.process().as_ref().and_then(oci_spec::runtime::Process::console_size);
             let length =
                 |value: u64| u16::try_from(value).map_err(|_| invalid("process.consoleSize", "is larger than 65535"));
             let (columns, rows) =

@@ -17,12 +17,6 @@ pub(crate) struct Options {
     pub(crate) data: Vec<(String, Option<String>)>,
 }
 
-impl Default for Depth {
-    fn default() -> Self {
-        Self::Top
-    }
-}
-
 /// Attributes to set and to clear, as `mount_setattr(2)` has them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Attributes {

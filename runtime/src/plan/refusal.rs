@@ -31,7 +31,7 @@ fn process(process: &Process) -> Result<()> {
         return Err(invalid("process.args", "is empty"));
     }
     if !process.cwd().is_absolute() {
-        return Err(invalid("process.cwd", format!("{:?} is not absolute", process.cwd())));
+        return Err(invalid("process.cwd", format!("{} is not absolute", process.cwd().display())));
     }
     let filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let refused = [

@@ -11,8 +11,6 @@ pub(crate) const RESOLVE_IN_ROOT: u64 = 0x10;
 pub(crate) const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
 /// [`openat2(2)`](https://man7.org/linux/man-pages/man2/openat2.2.html): no symbolic link anywhere.
 pub(crate) const RESOLVE_NO_SYMLINKS: u64 = 0x04;
-/// [`openat2(2)`](https://man7.org/linux/man-pages/man2/openat2.2.html): not into another mount.
-pub(crate) const RESOLVE_NO_XDEV: u64 = 0x01;
 
 #[repr(C)]
 struct OpenHow {
@@ -77,10 +75,6 @@ pub(crate) struct Stat {
     pub(crate) mode: u32,
     /// The device that a device node stands for.
     pub(crate) rdev: u64,
-    /// The device that the file lies on.
-    pub(crate) dev: u64,
-    /// The inode's number.
-    pub(crate) ino: u64,
 }
 
 impl Stat {
@@ -99,7 +93,7 @@ pub(crate) fn stat(dir: i32, path: &CStr) -> Call<Stat> {
     done(c_long::from(returned))?;
     // SAFETY: the call succeeded and has filled the structure.
     let stat = unsafe { buffer.assume_init() };
-    Ok(Stat { mode: stat.st_mode, rdev: stat.st_rdev, dev: stat.st_dev, ino: stat.st_ino })
+    Ok(Stat { mode: stat.st_mode, rdev: stat.st_rdev })
 }
 
 /// The type of the filesystem, from [`fstatfs(2)`](https://man7.org/linux/man-pages/man2/fstatfs.2.html).

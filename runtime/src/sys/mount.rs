@@ -28,9 +28,10 @@ const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
 
 /// Whether something is about one mount or about all below it, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Depth {
     /// The one mount.
+    #[default]
     Top,
     /// The mount and all mounts below it.
     Recursive,

@@ -4,9 +4,12 @@
 
 #![expect(unsafe_code, reason = "calls libseccomp, and makes namespaces and processes")]
 
+mod external;
+mod native;
+mod sandbox;
 mod seccomp;
 
 fn main() {
-    let trials = [seccomp::trials()].into_iter().flatten().collect();
+    let trials = [external::trials(), native::trials(), seccomp::trials()].into_iter().flatten().collect();
     libtest_mimic::run(&libtest_mimic::Arguments::from_args(), trials).exit();
 }
