@@ -16,6 +16,7 @@ use crate::connection::Connection;
 use crate::error::{Error, Result};
 use crate::proto::{self, Code, Status, TASK_SERVICE};
 use crate::refusal::refuse;
+use crate::sys;
 use crate::task::Task;
 
 /// How many clients may be connected at once; more wait in the listener's queue.
@@ -29,6 +30,9 @@ const SCRATCH: usize = 64 << 10;
 
 /// How often time is looked at while something waits for time to pass.
 const TICK: Duration = Duration::from_millis(50);
+
+/// How long nothing has to happen after the start of the container until the shim makes itself small.
+const CALM: Duration = Duration::from_millis(250);
 
 /// How long the last answers may take to be read.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -65,6 +69,8 @@ pub(crate) struct Server {
     parked: HashSet<(u64, u32)>,
     /// Since when the shim is to end.
     shutdown: Option<Instant>,
+    /// Whether the code that creates containers has been given back.
+    small: bool,
     scratch: Vec<u8>,
 }
 
@@ -78,6 +84,7 @@ impl Server {
             next_number: 0,
             parked: HashSet::new(),
             shutdown: None,
+            small: false,
             scratch: vec![0; SCRATCH],
         }
     }
@@ -91,7 +98,12 @@ impl Server {
             if let Some(ending) = self.ending() {
                 return Ok(ending);
             }
-            for (source, flags) in self.poll()? {
+            let ready = self.poll()?;
+            if ready.is_empty() && !self.small && self.task.is_started() {
+                sys::forget_code();
+                self.small = true;
+            }
+            for (source, flags) in ready {
                 self.handle(source, flags);
             }
             let parked = &mut self.parked;
@@ -133,7 +145,7 @@ impl Server {
             let (fd, flags) = connection.interest();
             add(Source::Connection(connection.number), fd, flags);
         }
-        let mut patience = None;
+        let mut patience = (!self.small && self.task.is_started()).then_some(CALM);
         if let Some(process) = self.task.process() {
             if let Some(pidfd) = process.pidfd() {
                 add(Source::End, pidfd.as_fd(), PollFlags::POLLIN);

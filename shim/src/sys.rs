@@ -96,6 +96,39 @@ pub(crate) fn resize(terminal: BorrowedFd<'_>, columns: u16, rows: u16) -> io::R
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Takes the program's own code and constants out of this process's memory, from where the kernel maps again what is used
+/// again. They stay in the page cache. Most of a shim's code is there to create a container, and that happens once.
+///
+/// Only mappings of files that cannot be written and hold nothing of our own, such as relocations, are touched: so
+/// [`smaps`](https://man7.org/linux/man-pages/man5/proc_pid_smaps.5.html) has to say.
+pub(crate) fn forget_code() {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    for (start, end) in clean_file_mappings(&smaps) {
+        // SAFETY: the range is mapped from a file, cannot be written, and has no page that differs from the file, so that every
+        // later access finds what was there before.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) };
+    }
+}
+
+/// The ranges of file mappings without right to write and without pages of our own.
+fn clean_file_mappings(smaps: &str) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut current = None;
+    for line in smaps.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let Some(first) = words.next() else { continue };
+        if let Some((start, end)) = first.split_once('-') {
+            let range = usize::from_str_radix(start, 16).ok().zip(usize::from_str_radix(end, 16).ok());
+            let rights = words.next().unwrap_or_default();
+            let inode = words.nth(2).unwrap_or("0");
+            current = range.filter(|_| matches!(rights, "r-xp" | "r--p") && inode != "0");
+        } else if first == "Anonymous:" {
+            found.extend(current.take().filter(|_| words.next() == Some("0")));
+        }
+    }
+    found
+}
+
 /// Makes reads and writes of this open file return at once.
 pub(crate) fn set_nonblocking(fd: &OwnedFd) -> nix::Result<()> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -106,6 +139,36 @@ pub(crate) fn set_nonblocking(fd: &OwnedFd) -> nix::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_clean_mappings_of_files_are_forgotten() {
+        let smaps = "\
+5000-6000 r--p 00000000 fe:00 1234                       /usr/bin/shim
+Rss:                   4 kB
+Anonymous:             0 kB
+6000-9000 r-xp 00001000 fe:00 1234                       /usr/bin/shim with spaces
+Anonymous:             0 kB
+VmFlags: rd ex mr mw me
+9000-a000 r--p 00004000 fe:00 1234                       /usr/bin/shim
+Anonymous:             4 kB
+a000-b000 rw-p 00005000 fe:00 1234                       /usr/bin/shim
+Anonymous:             0 kB
+b000-c000 r--s 00000000 fe:00 1234                       /shared
+Anonymous:             0 kB
+c000-d000 r-xp 00000000 00:00 0                          [vdso]
+Anonymous:             0 kB
+";
+        assert_eq!(clean_file_mappings(smaps), [(0x5000, 0x6000), (0x6000, 0x9000)]);
+    }
+
+    #[test]
+    fn code_that_was_forgotten_still_runs() {
+        let code = clean_file_mappings(&std::fs::read_to_string("/proc/self/smaps").expect("smaps"));
+        let here = only_clean_mappings_of_files_are_forgotten as fn() as usize;
+        assert!(code.iter().any(|(start, end)| (*start..*end).contains(&here)), "our own code is among them");
+        forget_code();
+        only_clean_mappings_of_files_are_forgotten();
+    }
 
     #[test]
     fn both_ways_close_every_descriptor_above() {

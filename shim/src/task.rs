@@ -91,6 +91,11 @@ impl Task {
         })
     }
 
+    /// Whether the container runs.
+    pub(crate) fn is_started(&self) -> bool {
+        self.container.as_ref().is_some_and(|container| container.stage == Stage::Started)
+    }
+
     /// Whether `Shutdown` may end the shim.
     pub(crate) fn may_shut_down(&self) -> bool {
         self.container.is_none()
