@@ -23,6 +23,7 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -66,6 +67,9 @@ pub const CASES: &[Case] = &[
     Case { name: "pauses_and_resumes", run: pause },
 ];
 
+/// A container has a name of its own on the host: the suite may run on several runtimes at once.
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -99,7 +103,7 @@ impl<'a> Subject<'a> {
     }
 
     fn container_with(&self, case: &str, arguments: &[&str], change: &dyn Fn(&mut Value)) -> Outcome<Container<'_>> {
-        let name = format!("estiba-suite-{}-{case}", std::process::id());
+        let name = format!("estiba-suite-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let folder = self.scratch.join(case);
         fs::create_dir_all(&folder)?;
         let mut spec = spec(&self.rootfs, &name, arguments);
@@ -132,7 +136,7 @@ fn spec(rootfs: &Path, name: &str, arguments: &[&str]) -> Value {
               "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"] },
         ],
         "linux": {
-            "cgroupsPath": format!("/estiba-suite-{}/{name}", std::process::id()),
+            "cgroupsPath": format!("/{name}"),
             "namespaces": [{ "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }],
         },
     })
