@@ -1,7 +1,12 @@
 //! Images that want to be taken for something else, or to do harm. By number where there is one.
 
+use std::io::Read;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use estiba_image::oci_spec::image::{Descriptor, MediaType};
-use estiba_image::{ArchiveProblem, Error, Imported, Layout, OciArchive, Result, Source, digest_of, media};
+use estiba_image::{
+    ArchiveProblem, Error, Imported, Layout, OciArchive, Provider, Result, Source, copy, digest_of, media,
+};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -23,6 +28,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         links_that_lead_out,
         tar_oddities,
         bombs,
+        a_source_without_end,
         docker_archives_that_lie,
     ]
 }
@@ -398,6 +404,47 @@ fn bombs() {
         many.extend_from_slice(raw_header(&number.to_string(), b'0').as_bytes());
     }
     assert!(matches!(problem(many), Some(ArchiveProblem::TooManyEntries(_))));
+}
+
+/// A provider whose layers never end, and that counts what was read of them.
+#[derive(Debug)]
+struct Endless {
+    documents: Layout,
+    read: AtomicU64,
+}
+
+impl Provider for Endless {
+    fn open(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send + '_>> {
+        if media::layer_compression(descriptor).is_err() {
+            return self.documents.open(descriptor);
+        }
+        Ok(Box::new(Counted(&self.read)))
+    }
+}
+
+struct Counted<'a>(&'a AtomicU64);
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        buffer.fill(0);
+        self.0.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        Ok(buffer.len())
+    }
+}
+
+fn a_source_without_end() {
+    let mut files = Files::default();
+    let made = files.image("endless", "amd64");
+    files.list(&[(None, made.manifest.clone())]);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    files.write(&folder.path().join("dir"));
+    let documents = Layout::open(folder.path().join("dir")).expect("opens");
+    let source = Endless { documents, read: AtomicU64::new(0) };
+    let store = Layout::open_or_create(folder.path().join("store")).expect("is made");
+    let outcome = copy(&source, &made.manifest, &platform(), &store);
+    assert!(matches!(outcome, Err(Error::SizeMismatch { .. })), "{outcome:?}");
+    let layer = made.tars[0].len() as u64;
+    assert_eq!(source.read.load(Ordering::Relaxed), layer + 1, "one byte too many is enough to know");
 }
 
 fn docker_archives_that_lie() {
