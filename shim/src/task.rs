@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use estiba_runtime::oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
 use estiba_runtime::{
-    Bundle, Cgroup, CreateOptions, DeleteMode, ExitStatus, Hierarchies, Keyring, KillTarget, Native, Root, RootSwitch,
-    Runtime, mount,
+    Bundle, Cgroup, CreateOptions, DeleteMode, ExitStatus, External, Hierarchies, Keyring, KillTarget, Native, Root,
+    RootSwitch, Runtime, mount,
 };
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
@@ -25,6 +25,10 @@ type Answer<T> = Result<T, Status>;
 /// How long a killed process may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Whom the kernel ends when memory runs out:
+/// [proc_pid_oom_score_adj(5)](https://man7.org/linux/man-pages/man5/proc_pid_oom_score_adj.5.html).
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+
 /// One container, from before its creation until after its deletion.
 #[derive(Debug)]
 pub(crate) struct Task {
@@ -36,6 +40,8 @@ pub(crate) struct Task {
     deleted: Option<Ended>,
     /// The mount namespace that the shim was started in, once it has one of its own.
     home: Option<File>,
+    /// The score for when memory runs out that the shim was started with, if it has another now.
+    score: Option<String>,
 }
 
 /// What exists between `Create` and `Delete`.
@@ -65,7 +71,7 @@ enum Stage {
 
 impl Task {
     pub(crate) fn new(arguments: Arguments, folder: PathBuf) -> Self {
-        Self { arguments, folder, container: None, deleted: None, home: None }
+        Self { arguments, folder, container: None, deleted: None, home: None, score: None }
     }
 
     pub(crate) fn arguments(&self) -> &Arguments {
@@ -139,7 +145,11 @@ impl Task {
         let streams = Streams::open(&request)?;
         let state_root =
             if options.root.is_empty() { self.folder.join("runtime") } else { PathBuf::from(&options.root) };
-        let runtime: Box<dyn Runtime> = Box::new(Native::new(state_root));
+        let runtime: Box<dyn Runtime> = if options.binary_name.is_empty() {
+            Box::new(Native::new(state_root))
+        } else {
+            Box::new(External::new(&options.binary_name, state_root))
+        };
         let attached = self.mount_root(&mut bundle, &request.rootfs, options)?;
         let mut wishes = CreateOptions::new(streams.for_runtime());
         wishes.cgroup_root.clone_from(&self.arguments.cgroup_root);
@@ -148,6 +158,10 @@ impl Task {
         }
         if options.no_pivot_root {
             wishes.root_switch = RootSwitch::Chroot;
+        }
+        if bundle.spec.process().as_ref().is_some_and(|process| process.oom_score_adj().is_some()) {
+            // Else the container would inherit what is for the shim alone.
+            self.protect();
         }
         let created = runtime.create(&self.arguments.id, &bundle, &wishes).map_err(failed);
         let process = created.and_then(|created| {
@@ -174,8 +188,8 @@ impl Task {
         }
     }
 
-    /// Mounts the container's root: attached nowhere for our own runtime, at the bundle's root in a mount namespace of the
-    /// shim's own for others and for kernels without detached mounts. Returns where it is attached.
+    /// Mounts the container's root: attached nowhere for our own runtime; for others, which want a path, at the bundle's root in a
+    /// mount namespace of the shim's own. Returns where it is attached.
     fn mount_root(
         &mut self,
         bundle: &mut Bundle,
@@ -190,14 +204,8 @@ impl Task {
             |source| Error::Runtime { operation: "mount the root of", id: id.clone(), source: Box::new(source) };
         let mounts: Vec<Mount> = mounts.iter().map(to_oci).collect();
         if options.binary_name.is_empty() {
-            match mount::Tree::new(&mounts) {
-                Ok(tree) => {
-                    bundle.root = Root::Detached(tree);
-                    return Ok(None);
-                }
-                Err(estiba_runtime::Error::Kernel { .. }) => {}
-                Err(error) => return Err(failed(error)),
-            }
+            bundle.root = Root::Detached(mount::Tree::new(&mounts).map_err(failed)?);
+            return Ok(None);
         }
         let Root::Path(target) = &bundle.root else { return Ok(None) };
         let target = target.clone();
@@ -205,6 +213,17 @@ impl Task {
         self.leave_home()?;
         mount::attach(&mounts, &target).map_err(failed)?;
         Ok(Some(target))
+    }
+
+    /// Asks the kernel to take others when memory runs out: the shim has little to give, and its end would orphan a container.
+    /// Refused without `CAP_SYS_RESOURCE`; then nothing changes.
+    fn protect(&mut self) {
+        if self.score.is_none()
+            && let Ok(score) = std::fs::read_to_string(OOM_SCORE)
+            && std::fs::write(OOM_SCORE, "-999").is_ok()
+        {
+            self.score = Some(score);
+        }
     }
 
     /// Moves the shim into a mount namespace of its own, whose mounts the host does not see.
@@ -221,8 +240,11 @@ impl Task {
             .map_err(|error| Error::system("keep our mounts from the host", error))
     }
 
-    /// Moves the shim back to where it was started, for the exit command.
+    /// Makes the shim again what it was when it was started, for the exit command.
     pub(crate) fn return_home(&mut self) {
+        if let Some(score) = self.score.take() {
+            let _ = std::fs::write(OOM_SCORE, score);
+        }
         if let Some(home) = self.home.take()
             && let Err(error) = nix::sched::setns(home, CloneFlags::CLONE_NEWNS)
         {
@@ -457,7 +479,6 @@ fn runtime_options(any: Option<&proto::Any>) -> Answer<RuncOptions> {
         return Err(refuse(Code::InvalidArgument, format!("Create: options of type {:?} are not known", any.type_url)));
     };
     let refused = [
-        ("binary_name", !options.binary_name.is_empty()),
         ("shim_cgroup", !options.shim_cgroup.is_empty()),
         ("io_uid", options.io_uid != 0),
         ("io_gid", options.io_gid != 0),

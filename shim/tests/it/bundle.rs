@@ -75,12 +75,18 @@ impl Bundle {
             fs::create_dir_all(root.join(folder)).expect("create folder");
         }
         fs::copy(BUSYBOX, root.join("bin/busybox")).expect("copy busybox");
-        for applet in ["sh", "cat", "sleep", "seq", "stty", "echo", "true", "kill", "md5sum", "dd", "ls", "yes", "head"]
+        for applet in
+            ["sh", "cat", "sleep", "seq", "stty", "echo", "true", "kill", "md5sum", "dd", "ls", "tail", "head"]
         {
             symlink("busybox", root.join("bin").join(applet)).expect("symlink");
         }
-        fs::write(root.join("etc/plain"), b"not a program\n").expect("write");
-        fs::set_permissions(root.join("etc/plain"), fs::Permissions::from_mode(0o644)).expect("chmod");
+        for (name, content, mode) in
+            [("plain", "not a program\n", 0o644), ("garbage", "\x01\x02\x03\n", 0o755), ("orphan", "#!/nope\n", 0o755)]
+        {
+            let path = root.join("etc").join(name);
+            fs::write(&path, content).expect("write");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("chmod");
+        }
         let config = json!({
             "ociVersion": "1.0.2",
             "process": {

@@ -24,6 +24,9 @@ pub(crate) const CASES: &[Case] = &[
     ("a_root_is_mounted_from_the_request", a_root_is_mounted_from_the_request),
     ("nothing_outlives_init_without_own_pids", nothing_outlives_init_without_own_pids),
     ("orphans_are_reaped", orphans_are_reaped),
+    ("memory_that_ran_out_is_recorded", memory_that_ran_out_is_recorded),
+    ("the_shim_is_protected_and_the_container_is_not", the_shim_is_protected_and_the_container_is_not),
+    ("the_shim_is_small", the_shim_is_small),
     ("the_shim_is_nobodys_child", the_shim_is_nobodys_child),
     ("one_shim_a_folder", one_shim_a_folder),
     ("a_shim_that_does_not_start_is_explained", a_shim_that_does_not_start_is_explained),
@@ -120,7 +123,7 @@ fn failure(bundle: &Bundle) -> Result<Error, Failed> {
 }
 
 fn a_missing_program_is_127() -> Outcome {
-    for program in ["nope", "/bin/nope", "/nope/nope"] {
+    for program in ["nope", "/bin/nope", "/nope/nope", "/etc/orphan"] {
         let error = failure(&Bundle::new(&[program]))?;
         assert_eq!(error.exit_code(), 127, "{error}");
         assert!(error.to_string().contains(program), "{error}");
@@ -129,7 +132,7 @@ fn a_missing_program_is_127() -> Outcome {
 }
 
 fn a_file_that_is_no_program_is_126() -> Outcome {
-    for program in ["/etc/plain", "/etc"] {
+    for program in ["/etc/plain", "/etc", "/etc/garbage"] {
         let error = failure(&Bundle::new(&[program]))?;
         assert_eq!(error.exit_code(), 126, "{error}");
         assert!(error.to_string().contains(program), "{error}");
@@ -287,6 +290,72 @@ fn orphans_are_reaped() -> Outcome {
     client.kill_all(9)?;
     assert_eq!(client.wait()?.exit_status, 137);
     assert!(children(shim).is_empty());
+    bundle.finish(&mut client);
+    Ok(())
+}
+
+fn memory_that_ran_out_is_recorded() -> Outcome {
+    // The shell lives on when its child is killed, and says how the child ended.
+    for (script, status) in
+        [("head -c 60000000 /dev/zero | tail -n 1 > /dev/null; exit 4", 4), ("exec tail -n 1 /dev/zero", 137)]
+    {
+        let mut bundle = Bundle::script(script);
+        bundle.config["linux"]["resources"] = serde_json::json!({ "memory": { "limit": 20 << 20, "swap": 20 << 20 } });
+        let mut client = bundle.spawn();
+        let _stdout = bundle.create(&mut client);
+        client.start()?;
+        assert_eq!(client.wait()?.exit_status, status);
+        assert!(bundle.exit_record().expect("a record").oom_killed);
+        bundle.finish(&mut client);
+    }
+    let mut bundle = Bundle::script("kill -9 $$; exit 1").with_host_pids();
+    bundle.config["linux"]["resources"] = serde_json::json!({ "memory": { "limit": 20 << 20 } });
+    let mut client = bundle.spawn();
+    let _stdout = bundle.create(&mut client);
+    client.start()?;
+    assert_eq!(client.wait()?.exit_status, 137);
+    assert!(!bundle.exit_record().expect("a record").oom_killed, "not every kill is for want of memory");
+    bundle.finish(&mut client);
+    Ok(())
+}
+
+fn the_shim_is_protected_and_the_container_is_not() -> Outcome {
+    let mut bundle = Bundle::script("cat /proc/self/oom_score_adj");
+    bundle.config["process"]["oomScoreAdj"] = 500.into();
+    let mut client = bundle.spawn();
+    let output = drain(bundle.create(&mut client));
+    let shim = client.who()?.shim_pid;
+    let score = |pid: u32| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap_or_default();
+    let status = fs::read_to_string("/proc/self/status")?;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("capabilities");
+    let may = u64::from_str_radix(effective.trim(), 16)? & 1 << 24 != 0;
+    assert_eq!(score(shim), if may { "-999\n".to_owned() } else { score(std::process::id()) });
+    client.start()?;
+    client.wait()?;
+    assert_eq!(output.join().expect("stdout"), b"500\n");
+    bundle.finish(&mut client);
+    Ok(())
+}
+
+/// A shim whose container runs holds less than a megabyte of its own; a debug build's code is another matter.
+fn the_shim_is_small() -> Outcome {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    let mut client = bundle.spawn();
+    let _stdout = bundle.create(&mut client);
+    client.start()?;
+    let shim = client.who()?.shim_pid;
+    let resident = |name: &str| -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{shim}/status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace().next()?.parse().ok()
+    };
+    let before = resident("RssFile:").expect("a number");
+    eventually("its code is given back", || resident("RssFile:").is_some_and(|now| now < before / 2));
+    let anonymous = resident("RssAnon:").expect("a number");
+    assert!(anonymous < 1024, "{anonymous} kB");
+    // It still does all it did.
+    assert_eq!(client.state()?.status(), TaskStatus::Running);
+    client.kill(9)?;
+    assert_eq!(client.wait()?.exit_status, 137);
     bundle.finish(&mut client);
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! Containers are busybox in namespaces of their own. The test program itself is the shim, by `reexec`.
 
 mod bundle;
+mod external;
 mod faults;
 mod interop;
 mod lifecycle;
@@ -25,6 +26,9 @@ fn main() {
     let missing = bundle::missing();
     for (name, run) in lifecycle::CASES.iter().chain(streams::CASES).chain(faults::CASES).chain(protocol::CASES) {
         trials.push(trial(name, *run, missing));
+    }
+    for (name, run) in external::CASES {
+        trials.push(trial(name, *run, missing.or_else(external::missing)));
     }
     for (name, run) in interop::CASES {
         trials.push(trial(name, *run, missing.or_else(interop::missing)));
