@@ -10,7 +10,7 @@ use estiba_engine::{Bind, Config, CreateRequest, Engine, Image, NetworkMode};
 use rustix::process::geteuid;
 
 use crate::failure::{Failure, Result};
-use crate::session::Session;
+use crate::session::{Session, Started};
 use crate::volume::{self, SeLinux};
 use crate::{embedded, environment, quantity};
 
@@ -138,8 +138,11 @@ impl Run {
             runtime: parts.runtime,
             ..CreateRequest::new(image)
         };
-        let session = Session::prepare(request.tty, request.interactive)?;
-        let running = engine.run(request).await?;
+        let mut session = Session::prepare(request.tty, request.interactive)?;
+        let running = match session.start(Box::pin(engine.run(request))).await? {
+            Started::Running(running) => running,
+            Started::Interrupted(status) => return Ok(status),
+        };
         if let Some(file) = &mut id_file
             && let Err(failure) = file.write(running.id().as_str())
         {

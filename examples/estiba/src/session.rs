@@ -2,40 +2,76 @@
 
 use std::io::{self, ErrorKind};
 use std::pin::pin;
+use std::time::Duration;
 
-use estiba_engine::{Exit, Running};
+use estiba_engine::{Error, Exit, Running};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
 use crate::failure::{Failure, Result};
 use crate::output::BROKEN_PIPE;
-use crate::signals::{SIGCONT, SIGWINCH, Signals};
+use crate::signals::{self, SIGCONT, SIGWINCH, Signals};
 use crate::terminal::{self, Raw};
 
 const SIGKILL: i32 = 9;
 
-/// What has to stand before the container starts: the first key and the first signal are the container's already.
+/// How long a start that is interrupted may take to its end.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// What became of a start.
+#[derive(Debug)]
+pub(crate) enum Started {
+    /// The container runs.
+    Running(Running),
+    /// A signal came first; this is the status to end with.
+    Interrupted(u8),
+}
+
+/// What has to stand before the container starts, so that no signal of its is missed.
 #[derive(Debug)]
 pub(crate) struct Session {
     signals: Signals,
-    raw: Option<Raw>,
     tty: bool,
+    interactive: bool,
 }
 
 impl Session {
     pub(crate) fn prepare(tty: bool, interactive: bool) -> Result<Self> {
         let signals = Signals::catch().map_err(|error| Failure::caused("cannot catch signals", error))?;
-        let raw = if tty && interactive {
-            Raw::enter().map_err(|error| Failure::caused("cannot switch the terminal to raw mode", error))?
-        } else {
-            None
+        Ok(Self { signals, tty, interactive })
+    }
+
+    /// Waits for the container's start, and gives it up if a signal asks this program to end before there is a
+    /// container that could: unpacking an image takes its time. What it leaves then is what a crash leaves, and the
+    /// next command removes it.
+    pub(crate) async fn start(&mut self, start: impl Future<Output = Result<Running, Error>>) -> Result<Started> {
+        let mut start = pin!(start);
+        let signal = tokio::select! {
+            running = &mut start => return Ok(Started::Running(running?)),
+            signal = self.signals.next_deadly() => signal,
         };
-        Ok(Self { signals, raw, tty })
+        // It may have been the last step, and the container runs: then the signal is the container's.
+        match tokio::time::timeout(GRACE, start).await {
+            Ok(running) => {
+                let running = running?;
+                let _ = running.kill(signal).await;
+                Ok(Started::Running(running))
+            }
+            Err(_) => Ok(Started::Interrupted(signals::exit_status(signal))),
+        }
     }
 
     /// Connects the container with this process until it has ended, removes what it leaves, and returns its status.
     pub(crate) async fn attend(mut self, mut running: Running) -> Result<u8> {
+        // The container may run already, but nothing of it has reached the terminal, and no key has reached it.
+        let raw = match self.raw() {
+            Ok(raw) => raw,
+            Err(failure) => {
+                running.finish().await?;
+                return Err(failure);
+            }
+        };
         self.fit(&running).await;
         if let Some(stdin) = running.stdin.take() {
             tokio::spawn(feed(stdin));
@@ -58,7 +94,7 @@ impl Session {
                         }
                         written = Some(result);
                     }
-                    signal = self.signals.next() => self.forward(signal, &running).await,
+                    signal = self.signals.next() => self.forward(signal, raw.as_ref(), &running).await,
                 }
             }
         };
@@ -69,27 +105,34 @@ impl Session {
             }
             tokio::select! {
                 result = &mut output => Ok(result),
-                signal = deadly(&mut self.signals) => Err(signal),
+                signal = self.signals.next_deadly() => Err(signal),
             }
         };
         let (rest, removed) = tokio::join!(rest, running.finish());
         // From here on messages may be printed.
-        drop(self.raw);
+        drop(raw);
         removed?;
         let status = status(&ended?);
         match rest {
             Ok(Ok(())) => Ok(status),
             Ok(Err(error)) if is_broken_pipe(&error) => Ok(BROKEN_PIPE),
             Ok(Err(error)) => Err(Failure::caused("cannot write the container's output", error)),
-            Err(signal) => Ok(status_of_signal(signal)),
+            Err(signal) => Ok(signals::exit_status(signal)),
         }
     }
 
-    async fn forward(&self, signal: i32, running: &Running) {
+    fn raw(&self) -> Result<Option<Raw>> {
+        if !(self.tty && self.interactive) {
+            return Ok(None);
+        }
+        Raw::enter().map_err(|error| Failure::caused("cannot switch the terminal to raw mode", error))
+    }
+
+    async fn forward(&self, signal: i32, raw: Option<&Raw>, running: &Running) {
         match signal {
             SIGWINCH => return self.fit(running).await,
             SIGCONT => {
-                if let Some(raw) = &self.raw {
+                if let Some(raw) = raw {
                     // A terminal that is gone will say so when it is read.
                     let _ = raw.again();
                 }
@@ -113,22 +156,8 @@ fn status(exit: &Exit) -> u8 {
     u8::try_from(exit.status).unwrap_or(u8::MAX)
 }
 
-fn status_of_signal(signal: i32) -> u8 {
-    u8::try_from(128 + signal).unwrap_or(u8::MAX)
-}
-
 fn is_broken_pipe(error: &io::Error) -> bool {
     error.kind() == ErrorKind::BrokenPipe
-}
-
-/// The first signal that asks a program to end: SIGHUP, SIGINT, SIGQUIT or SIGTERM.
-async fn deadly(signals: &mut Signals) -> i32 {
-    loop {
-        let signal = signals.next().await;
-        if matches!(signal, 1 | 2 | 3 | 15) {
-            return signal;
-        }
-    }
 }
 
 async fn copy(from: Option<pipe::Receiver>, to: impl AsyncWrite) -> io::Result<()> {

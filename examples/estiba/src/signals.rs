@@ -27,8 +27,17 @@ impl Signals {
 
     /// The next signal's number. Cancel-safe: a signal that is not returned is returned by a later call.
     pub(crate) async fn next(&mut self) -> i32 {
+        self.next_of(|_| true).await
+    }
+
+    /// The next signal that asks a program to end: SIGHUP, SIGINT, SIGQUIT or SIGTERM. Others stay for later calls.
+    pub(crate) async fn next_deadly(&mut self) -> i32 {
+        self.next_of(|number| matches!(number, 1 | 2 | 3 | 15)).await
+    }
+
+    async fn next_of(&mut self, wanted: impl Fn(i32) -> bool) -> i32 {
         poll_fn(|context| {
-            for (number, signal) in &mut self.0 {
+            for (number, signal) in self.0.iter_mut().filter(|(number, _)| wanted(*number)) {
                 if signal.poll_recv(context).is_ready() {
                     return Poll::Ready(*number);
                 }
@@ -37,6 +46,11 @@ impl Signals {
         })
         .await
     }
+}
+
+/// The exit status that says that a signal has ended a program.
+pub(crate) fn exit_status(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
 fn caught() -> impl Iterator<Item = i32> {
