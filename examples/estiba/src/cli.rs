@@ -73,7 +73,7 @@ impl Cli {
     pub(crate) async fn execute(self) -> Result<u8> {
         let global = &self.global;
         match self.command {
-            Command::Run(command) => command.execute(global.config()?).await,
+            Command::Run(command) => Box::pin(command.execute(global.config()?)).await,
             Command::Ps(command) => command.execute(&global.engine().await?).await,
             Command::Rm(command) => command.execute(&global.engine().await?).await,
             Command::Images(command) => command.execute(&global.engine().await?).await,

@@ -140,7 +140,7 @@ impl Run {
         };
         let mut session = Session::prepare(request.tty, request.interactive)?;
         let running = match session.start(Box::pin(engine.run(request))).await? {
-            Started::Running(running) => running,
+            Started::Running(running) => *running,
             Started::Interrupted(status) => return Ok(status),
         };
         if let Some(file) = &mut id_file

@@ -23,7 +23,7 @@ const GRACE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) enum Started {
     /// The container runs.
-    Running(Running),
+    Running(Box<Running>),
     /// A signal came first; this is the status to end with.
     Interrupted(u8),
 }
@@ -48,7 +48,7 @@ impl Session {
     pub(crate) async fn start(&mut self, start: impl Future<Output = Result<Running, Error>>) -> Result<Started> {
         let mut start = pin!(start);
         let signal = tokio::select! {
-            running = &mut start => return Ok(Started::Running(running?)),
+            running = &mut start => return Ok(Started::Running(Box::new(running?))),
             signal = self.signals.next_deadly() => signal,
         };
         // It may have been the last step, and the container runs: then the signal is the container's.
@@ -56,7 +56,7 @@ impl Session {
             Ok(running) => {
                 let running = running?;
                 let _ = running.kill(signal).await;
-                Ok(Started::Running(running))
+                Ok(Started::Running(Box::new(running)))
             }
             Err(_) => Ok(Started::Interrupted(signals::exit_status(signal))),
         }
