@@ -11,6 +11,7 @@ mod report;
 pub(crate) use report::{Message, Part};
 
 use crate::Features;
+use crate::child::mount::Way;
 use crate::child::report::Failure;
 use crate::plan::{Plan, Slot, Step};
 use crate::resolve::Resolver;
@@ -149,11 +150,12 @@ impl Child<'_> {
             Step::Hostname(name) => process::set_hostname(name)?,
             Step::Domainname(name) => process::set_domainname(name)?,
             Step::Sysctl { path, value } => mount::sysctl(resolver, &mut made.proc, path, value)?,
+            Step::PrivateProc => mount::private_proc(&mut made.proc)?,
             Step::PrivateMounts => mount::private()?,
             Step::AttachRoot { at } => made.root = mount::attach_root(fd(Slot::ROOT), at)?,
             Step::Mount(filesystem) => mount::filesystem(resolver, made.root, filesystem)?,
             Step::Bind { slot, target, guarded, late } => {
-                mount::bind(resolver, made.root, fd(*slot), target, *guarded, *late)?;
+                mount::bind(resolver, made.root, fd(*slot), target, *guarded, late.map(|late| (made.proc, late)))?;
             }
             Step::Device { target, mode, rdev, uid, gid } => {
                 device::node(resolver, made.root, target, *mode, *rdev, (*uid, *gid))?;
@@ -176,8 +178,10 @@ impl Child<'_> {
             Step::Chroot => mount::chroot(made.root)?,
             Step::RootPropagation(kind) => mount::propagate(made.root, *kind)?,
             Step::Directory(target) => file::close(mount::directory(resolver, made.root, target)?),
-            Step::Readonly(target) => mount::readonly(features, resolver, made.root, target)?,
-            Step::ReadonlyPath(target) => mount::readonly_path(features, resolver, made.root, target)?,
+            Step::Readonly(target) => mount::readonly(Way::new(features, made.proc), resolver, made.root, target)?,
+            Step::ReadonlyPath(target) => {
+                mount::readonly_path(Way::new(features, made.proc), resolver, made.root, target)?
+            }
             Step::MaskPath(target) => {
                 mount::mask(resolver, made.root, target, &mut made.mask, &mut made.null)?;
             }

@@ -124,7 +124,7 @@ pub(super) fn bind(
     tree: i32,
     target: &Target,
     guarded: bool,
-    late: Option<Late>,
+    late: Option<(i32, Late)>,
 ) -> Result<(), Failure> {
     let folder = file::stat(tree, c"")?.is(libc::S_IFDIR);
     let place = make(resolver, root, target, folder, Links::Follow).map_err(Part::Target.of())?;
@@ -133,58 +133,100 @@ pub(super) fn bind(
     }
     sys::attach(tree, place).map_err(Part::Attach.of())?;
     close(place);
-    if let Some(late) = late {
+    if let Some((proc, late)) = late {
         if late.set | late.clear != 0 {
-            remount(tree, late.set, late.clear)?;
+            remount(proc, tree, late.set, late.clear)?;
         }
         if let Some(kind) = late.propagation {
-            propagate(tree, kind)?;
+            change(proc, tree, kind).map_err(Part::Propagation.of())?;
         }
     }
     close(tree);
     Ok(())
 }
 
+/// Makes the procfs that nothing else can reach.
+pub(super) fn private_proc(proc: &mut i32) -> Result<(), Failure> {
+    if *proc < 0 {
+        *proc = detached(c"proc", &[], attribute::NOSUID | attribute::NODEV | attribute::NOEXEC)?;
+    }
+    Ok(())
+}
+
+/// Changes the mount that `fd` is open on by `mount(2)`, which wants a path: that of a descriptor in a procfs of our own.
+fn change(proc: i32, fd: i32, flags: u64) -> Call {
+    const NAME: &[u8] = b"self/fd/";
+    let mut path = [0u8; 24];
+    let digits = fd.checked_ilog10().unwrap_or(0) as usize + 1;
+    let end = NAME.len() + digits;
+    for (place, byte) in path.iter_mut().zip(NAME) {
+        *place = *byte;
+    }
+    let mut rest = fd;
+    for place in path.get_mut(NAME.len()..end).unwrap_or_default().iter_mut().rev() {
+        *place = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    let path = CStr::from_bytes_until_nul(&path).map_err(|_| libc::EBADF)?;
+    file::fchdir(proc)?;
+    sys::mount(None, path, None, flags, None)
+}
+
 /// Changes the flags of an attached mount the old way, which wants all of them.
-fn remount(fd: i32, set: u64, clear: u64) -> Result<(), Failure> {
+fn remount(proc: i32, fd: i32, set: u64, clear: u64) -> Result<(), Failure> {
     // What fstatvfs says has the values of mount(2), but for relatime.
     const SAME: u64 =
         libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC | libc::MS_NOATIME | libc::MS_NODIRATIME;
     let flags = file::mount_flags(fd).map_err(Part::Attributes.of())? & SAME & !clear | set;
-    file::fchdir(fd).map_err(Part::Attributes.of())?;
-    sys::mount(None, c".", None, libc::MS_REMOUNT | libc::MS_BIND | flags, None).map_err(Part::Attributes.of())
+    change(proc, fd, libc::MS_REMOUNT | libc::MS_BIND | flags).map_err(Part::Attributes.of())
 }
 
-/// Makes the mount that `fd` is open on read-only.
-fn make_readonly(features: Features, fd: i32, depth: Depth) -> Result<(), Failure> {
-    if features.mount_setattr {
-        sys::set_attributes(fd, depth, attribute::RDONLY, 0, 0).map_err(Part::Attributes.of())
-    } else {
-        remount(fd, libc::MS_RDONLY, 0)
+/// How a mount is made read-only.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way {
+    /// By `mount_setattr`.
+    New,
+    /// By a remount, through this procfs.
+    Old(i32),
+}
+
+impl Way {
+    pub(super) fn new(features: Features, proc: i32) -> Self {
+        if features.mount_setattr { Self::New } else { Self::Old(proc) }
+    }
+
+    fn make_readonly(self, fd: i32, depth: Depth) -> Result<(), Failure> {
+        match self {
+            Self::New => sys::set_attributes(fd, depth, attribute::RDONLY, 0, 0).map_err(Part::Attributes.of()),
+            Self::Old(proc) => remount(proc, fd, libc::MS_RDONLY, 0),
+        }
     }
 }
 
 /// Makes a mount of the container read-only.
-pub(super) fn readonly(features: Features, resolver: Resolver, root: i32, target: &Target) -> Result<(), Failure> {
+pub(super) fn readonly(way: Way, resolver: Resolver, root: i32, target: &Target) -> Result<(), Failure> {
     let fd = resolver.open(root, target.path(), libc::O_PATH, Links::Follow).map_err(Part::Target.of())?;
-    make_readonly(features, fd, Depth::Top)?;
+    way.make_readonly(fd, Depth::Top)?;
     close(fd);
     Ok(())
 }
 
 /// Makes a path read-only by a mount of its own. A path that is not there needs none.
-pub(super) fn readonly_path(features: Features, resolver: Resolver, root: i32, target: &Target) -> Result<(), Failure> {
+pub(super) fn readonly_path(way: Way, resolver: Resolver, root: i32, target: &Target) -> Result<(), Failure> {
     let place = match resolver.open(root, target.path(), libc::O_PATH, Links::Follow) {
         Err(libc::ENOENT | libc::ENOTDIR) => return Ok(()),
         result => result.map_err(Part::Target.of())?,
     };
     let copy = sys::clone_tree(place, c"", Depth::Recursive).map_err(Part::Copy.of())?;
-    if features.mount_setattr {
-        make_readonly(features, copy, Depth::Recursive)?;
-        sys::attach(copy, place).map_err(Part::Attach.of())?;
-    } else {
-        sys::attach(copy, place).map_err(Part::Attach.of())?;
-        make_readonly(features, copy, Depth::Top)?;
+    match way {
+        Way::New => {
+            way.make_readonly(copy, Depth::Recursive)?;
+            sys::attach(copy, place).map_err(Part::Attach.of())?;
+        }
+        Way::Old(_) => {
+            sys::attach(copy, place).map_err(Part::Attach.of())?;
+            way.make_readonly(copy, Depth::Top)?;
+        }
     }
     close(copy);
     close(place);
@@ -259,9 +301,7 @@ pub(super) fn chroot(root: i32) -> Result<(), Failure> {
 
 /// Writes a setting, through a procfs that nothing else can reach (CVE-2025-52881).
 pub(super) fn sysctl(resolver: Resolver, proc: &mut i32, path: &CStr, value: &[u8]) -> Result<(), Failure> {
-    if *proc < 0 {
-        *proc = detached(c"proc", &[], attribute::NOSUID | attribute::NODEV | attribute::NOEXEC)?;
-    }
+    private_proc(proc)?;
     let settings = resolver.open(*proc, c"sys", libc::O_PATH | libc::O_DIRECTORY, Links::Refuse)?;
     let file = resolver.open(settings, path, libc::O_WRONLY, Links::Refuse);
     close(settings);

@@ -31,6 +31,9 @@ impl Planner<'_> {
         let root_propagation = self.root_propagation()?;
         let hooked = self.hooked();
         self.steps.push(Step::Umask(0));
+        if !self.host.features.mount_setattr {
+            self.steps.push(Step::PrivateProc);
+        }
         self.steps.push(Step::PrivateMounts);
         // Anywhere will do, and "/" needs no lookup; but hooks want to find it at its path.
         let at = match self.host.root_path {

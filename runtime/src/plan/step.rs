@@ -34,6 +34,8 @@ pub(crate) enum Step {
     Domainname(Vec<u8>),
     /// Writes a setting through a procfs of its own.
     Sysctl { path: CString, value: Vec<u8> },
+    /// Makes a procfs of its own, through which mounts can be changed the old way.
+    PrivateProc,
     /// No mount goes from here to the host.
     PrivateMounts,
     /// Attaches the root somewhere, so that it can be switched to.
@@ -152,6 +154,7 @@ impl fmt::Display for Step {
             Self::Hostname(_) => f.write_str("hostname: set"),
             Self::Domainname(_) => f.write_str("domainname: set"),
             Self::Sysctl { path, .. } => write!(f, "linux.sysctl: write {}", text(path)),
+            Self::PrivateProc => f.write_str("make a procfs of its own"),
             Self::PrivateMounts => f.write_str("make the mounts private"),
             Self::AttachRoot { at } => write!(f, "mount the root at {}", text(at)),
             Self::Mount(filesystem) => write!(f, "mount {} at {}", text(&filesystem.kind), filesystem.target.show()),
