@@ -17,7 +17,7 @@ pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Result<T = ()> = std::result::Result<T, Error>;
 
 /// Longer than any run takes on a loaded machine; a run that takes more hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 /// The image inside the program.
 pub(crate) const HELLO: &str = "embedded:hello";

@@ -1,10 +1,13 @@
 //! What a trial needs of the machine. Where it is not there, the trial shows as ignored, with the reason as its kind.
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, Sender};
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 
 use crate::home::{Home, Result};
+use crate::processes;
 
 /// Something that not every machine has. Root is needed by all.
 #[derive(Debug, Clone, Copy)]
@@ -60,12 +63,36 @@ pub(crate) fn trial(name: &str, needs: &[Need], body: fn(&Home) -> Result) -> Tr
     let missing = root.into_iter().chain(needs.iter().filter_map(|need| need.missing()));
     let missing = missing.collect::<Vec<_>>().join(", ");
     let trial = Trial::test(format!("privileged_{name}"), move || {
+        let _guard = Watchdog::set(if campaign() { Duration::from_secs(7200) } else { Duration::from_secs(150) });
         let home = Home::new()?;
         body(&home).map_err(|error| format!("{error}\n{}", home.report()))?;
         home.check().map_err(|error| format!("{error}\n{}", home.report()))?;
         Ok(())
     });
     if missing.is_empty() { trial } else { trial.with_ignored_flag(true).with_kind(missing) }
+}
+
+/// Ends a trial that hangs: without the processes below it, whatever it waits for comes to an end.
+#[derive(Debug)]
+struct Watchdog {
+    _alive: Sender<()>,
+}
+
+impl Watchdog {
+    fn set(patience: Duration) -> Self {
+        let (alive, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut wait = patience;
+            // Dropping the other end wakes this thread with another error.
+            while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                for process in processes::below() {
+                    processes::end(process.pid);
+                }
+                wait = Duration::from_millis(100);
+            }
+        });
+        Self { _alive: alive }
+    }
 }
 
 /// The path as text, for a command line.
