@@ -23,8 +23,8 @@ struct Layers<'a> {
     lower: Vec<String>,
     /// `upperdir`, `workdir` and what else is for the filesystem.
     others: Vec<(&'a str, Option<&'a str>)>,
-    /// Keeps the folders open that are named by descriptor.
-    open: Vec<File>,
+    /// The folders that are named by descriptor.
+    open: Vec<(CString, File)>,
 }
 
 /// Mounts an overlay that is attached nowhere.
@@ -80,7 +80,7 @@ impl Layers<'_> {
             .open(path)
             .map_err(|source| Error::Io { operation: "open the layer", path: path.into(), source })?;
         let name = format!("/proc/self/fd/{}", file.as_raw_fd());
-        self.open.push(file);
+        self.open.push((text(Path::new(path))?, file));
         text(Path::new(&name))
     }
 
@@ -130,7 +130,9 @@ fn whole(layers: &mut Layers<'_>, options: &Options) -> Result<OwnedFd> {
         });
     }
     let (flags, _) = options.top.flags();
-    apart(&mut Apart { socket: -1, job: Job::Overlay { data: &data }, flags }).map_err(failed(what, "mount"))
+    let open: Vec<_> = layers.open.iter().map(|(path, file)| (path.as_c_str(), file.as_raw_fd())).collect();
+    apart(&mut Apart { socket: -1, job: Job::Overlay { data: &data, open: &open }, flags })
+        .map_err(failed(what, "mount"))
 }
 
 /// The options as one text. Paths of `room` bytes or more are replaced by descriptors.
@@ -196,7 +198,7 @@ struct Apart<'a> {
 }
 
 enum Job<'a> {
-    Overlay { data: &'a CStr },
+    Overlay { data: &'a CStr, open: &'a [(&'a CStr, i32)] },
     Remount { tree: i32, depth: Depth },
 }
 
@@ -234,7 +236,13 @@ fn do_apart(apart: &Apart<'_>) -> Call<i32> {
     const PLACE: &CStr = c"/proc";
     sys::mount(None, c"/", None, libc::MS_PRIVATE | libc::MS_REC, None)?;
     let depth = match apart.job {
-        Job::Overlay { data } => {
+        Job::Overlay { data, open } => {
+            // An overlay takes layers of its own mount namespace only, so they are opened once more, under the same numbers.
+            for (path, number) in open {
+                let fd = file::openat(libc::AT_FDCWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+                file::dup_to(fd, *number)?;
+                file::close(fd);
+            }
             // Names in the options may go through /proc/self/fd, so it stays until the overlay is made.
             sys::mount(Some(c"overlay"), PLACE, Some(c"overlay"), apart.flags, Some(data))?;
             Depth::Top

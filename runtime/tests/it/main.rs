@@ -4,12 +4,27 @@
 
 #![expect(unsafe_code, reason = "calls libseccomp, and makes namespaces and processes")]
 
+mod attack;
+mod cgroup;
 mod external;
+mod fallback;
 mod native;
 mod sandbox;
 mod seccomp;
+mod thread;
 
 fn main() {
-    let trials = [external::trials(), native::trials(), seccomp::trials()].into_iter().flatten().collect();
+    let trials = [
+        attack::trials(),
+        cgroup::trials(),
+        external::trials(),
+        fallback::trials(),
+        native::trials(),
+        seccomp::trials(),
+        thread::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     libtest_mimic::run(&libtest_mimic::Arguments::from_args(), trials).exit();
 }
