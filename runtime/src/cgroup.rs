@@ -420,7 +420,8 @@ impl Cgroup {
 
     /// Removes the cgroup and those below it; absent is fine, parents stay.
     ///
-    /// One that is busy is tried again for two seconds, since an exiting process holds its cgroup a little longer than it is listed.
+    /// One that is busy is tried again for two seconds, since an exiting process holds its cgroup a little longer than it is listed;
+    /// one that has processes is an error after a tenth of a second.
     /// Every folder is tried; the first failure is returned.
     pub fn remove(&self) -> Result<()> {
         let mut result = Ok(());

@@ -13,6 +13,8 @@ use rustix::io::Errno;
 /// How long a folder may stay busy after its last process was killed: an exiting process leaves its
 /// cgroup a little later than it leaves `cgroup.procs`.
 const BUSY: Duration = Duration::from_secs(2);
+/// How long it may stay busy with processes that are listed: they may just be ending.
+const OCCUPIED: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -106,9 +108,9 @@ fn gone(e: &io::Error) -> bool {
     e.kind() == io::ErrorKind::NotFound || e.raw_os_error() == Some(libc::ENODEV)
 }
 
-/// Removes a cgroup and those below it. Absent is fine; busy is retried for a bounded time.
+/// Removes a cgroup and those below it. Absent is fine; busy is tried again for a bounded time.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
-    let deadline = Instant::now() + BUSY;
+    let start = Instant::now();
     let mut pause = Duration::from_micros(100);
     loop {
         // Nearly always there is nothing below: try before reading the folder.
@@ -116,15 +118,28 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
             Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {}
             other => return other,
         }
-        let below = for_each_below(path, &mut rmdir);
-        match below {
-            Err(e) if e.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
+        match for_each_below(path, &mut rmdir) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
+                let patience = if is_occupied(path) { OCCUPIED } else { BUSY };
+                if start.elapsed() > patience {
+                    return Err(e);
+                }
                 thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(20));
             }
             other => return other,
         }
     }
+}
+
+/// Whether there are processes, here or below.
+fn is_occupied(path: &Path) -> bool {
+    let mut occupied = false;
+    let looked = for_each_below(path, &mut |path| {
+        occupied |= !Folder::open(path)?.processes()?.is_empty();
+        Ok(())
+    });
+    looked.is_ok() && occupied
 }
 
 fn rmdir(path: &Path) -> io::Result<()> {

@@ -254,3 +254,65 @@ pub(super) fn set<T: Default + PartialEq>(value: Option<T>) -> Option<T> {
 fn text<T: Default + PartialEq + ToString>(value: Option<T>) -> Option<String> {
     set(value).map(|v| v.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::LinuxResources;
+    use serde_json::json;
+
+    use super::super::hierarchies::Home;
+    use super::super::limits;
+
+    #[test]
+    fn files_and_values() {
+        let table = [
+            (
+                json!({ "memory": { "limit": 100, "swap": 150, "reservation": 50, "kernelTCP": 7 } }),
+                &[
+                    ("memory.limit_in_bytes", "100"),
+                    ("memory.memsw.limit_in_bytes", "150"),
+                    ("memory.soft_limit_in_bytes", "50"),
+                    ("memory.kmem.tcp.limit_in_bytes", "7"),
+                ][..],
+            ),
+            (
+                json!({ "memory": { "limit": -1 } }),
+                &[("memory.limit_in_bytes", "-1"), ("memory.memsw.limit_in_bytes", "-1")],
+            ),
+            (
+                json!({ "memory": { "swappiness": 5, "disableOOMKiller": true, "useHierarchy": true } }),
+                &[("memory.swappiness", "5"), ("memory.oom_control", "1"), ("memory.use_hierarchy", "1")],
+            ),
+            (
+                json!({ "cpu": { "shares": 2, "quota": 5, "period": 6, "realtimeRuntime": 7, "realtimePeriod": 8 } }),
+                &[
+                    ("cpu.shares", "2"),
+                    ("cpu.cfs_period_us", "6"),
+                    ("cpu.cfs_quota_us", "5"),
+                    ("cpu.rt_period_us", "8"),
+                    ("cpu.rt_runtime_us", "7"),
+                ],
+            ),
+            (json!({ "blockIO": { "weight": 500 } }), &[("blkio.weight", "500")]),
+            (
+                json!({ "blockIO": { "throttleWriteBpsDevice": [{ "major": 8, "minor": 0, "rate": 5 }] } }),
+                &[("blkio.throttle.write_bps_device", "8:0 5")],
+            ),
+            (json!({ "hugepageLimits": [{ "pageSize": "1GB", "limit": 0 }] }), &[("hugetlb.1GB.limit_in_bytes", "0")]),
+            (
+                json!({ "network": { "classID": 5, "priorities": [{ "name": "eth0", "priority": 3 }] } }),
+                &[("net_cls.classid", "5"), ("net_prio.ifpriomap", "eth0 3")],
+            ),
+        ];
+        for (value, want) in table {
+            let resources: LinuxResources = serde_json::from_value(value.clone()).expect("resources");
+            let none = |_: &str| Err(std::io::ErrorKind::NotFound.into());
+            let plan = limits::plan(&resources, &|_| Home::V1, &none).unwrap_or_else(|e| panic!("{value}: {e}"));
+            let got: Vec<(&str, &str)> = plan.v1.iter().map(|s| (&*s.file, s.value.as_str())).collect();
+            assert_eq!(got, want, "{value}");
+            // Where the controller is nowhere, the same is refused, unless it is no limit.
+            let nowhere = limits::plan(&resources, &|_| Home::Nowhere, &none);
+            assert_eq!(nowhere.is_err(), want.iter().any(|(_, v)| *v != "-1"), "{value}");
+        }
+    }
+}

@@ -197,3 +197,116 @@ fn only_v1(field: &str) -> Error {
         reason: "cgroup version 2, which this host uses, has no such control".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::LinuxResources;
+    use serde_json::{Value, json};
+
+    use super::super::hierarchies::{Controller, Home};
+    use super::super::limits::{self, Absent};
+    use super::*;
+
+    fn plan(value: &Value) -> Result<Vec<Setting>> {
+        let resources: LinuxResources = serde_json::from_value(value.clone()).expect("resources");
+        let home = |c: Controller| if c.v2_name().is_some() { Home::V2 } else { Home::Nowhere };
+        let plan = limits::plan(&resources, &home, &|_| Ok("12345 100000\n".to_owned()))?;
+        assert_eq!(plan.v1, []);
+        Ok(plan.v2)
+    }
+
+    #[test]
+    fn files_and_values() {
+        let table = [
+            (json!({ "memory": { "limit": 100 } }), &[("memory.max", "100")][..]),
+            (json!({ "memory": { "limit": -1 } }), &[("memory.max", "max"), ("memory.swap.max", "max")]),
+            (json!({ "memory": { "limit": 100, "swap": 150 } }), &[("memory.max", "100"), ("memory.swap.max", "50")]),
+            (json!({ "memory": { "limit": 100, "swap": 100 } }), &[("memory.max", "100"), ("memory.swap.max", "0")]),
+            (json!({ "memory": { "limit": 100, "swap": -1 } }), &[("memory.max", "100"), ("memory.swap.max", "max")]),
+            (json!({ "memory": { "limit": 0, "reservation": 7 } }), &[("memory.low", "7")]),
+            (json!({ "memory": { "disableOOMKiller": false, "useHierarchy": true, "kernelTCP": -1 } }), &[]),
+            (json!({ "cpu": { "shares": 1024 } }), &[("cpu.weight", "100")]),
+            (json!({ "cpu": { "quota": 50000, "period": 100_000 } }), &[("cpu.max", "50000 100000")]),
+            (json!({ "cpu": { "quota": 50000 } }), &[("cpu.max", "50000")]),
+            (json!({ "cpu": { "quota": -1, "period": 7000 } }), &[("cpu.max", "max 7000")]),
+            // A period alone keeps the quota that is there.
+            (json!({ "cpu": { "period": 7000 } }), &[("cpu.max", "12345 7000")]),
+            (json!({ "cpu": { "burst": 5, "idle": 1 } }), &[("cpu.max.burst", "5"), ("cpu.idle", "1")]),
+            (json!({ "cpu": { "cpus": "0-1", "mems": "0" } }), &[("cpuset.cpus", "0-1"), ("cpuset.mems", "0")]),
+            (json!({ "pids": { "limit": 9 } }), &[("pids.max", "9")]),
+            (json!({ "blockIO": { "weight": 500 } }), &[("io.weight", "default 4950")]),
+            (
+                json!({ "blockIO": { "weightDevice": [{ "major": 8, "minor": 0, "weight": 10 }] } }),
+                &[("io.weight", "8:0 1")],
+            ),
+            (
+                json!({ "blockIO": {
+                    "throttleReadBpsDevice": [{ "major": 8, "minor": 0, "rate": 5 }],
+                    "throttleWriteIOPSDevice": [{ "major": 8, "minor": 1, "rate": 0 }],
+                } }),
+                &[("io.max", "8:0 rbps=5"), ("io.max", "8:1 wiops=max")],
+            ),
+            (
+                json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4_194_304 }] }),
+                &[("hugetlb.2MB.max", "4194304"), ("hugetlb.2MB.rsvd.max", "4194304")],
+            ),
+            (json!({ "rdma": { "mlx": { "hcaHandles": 3 } } }), &[("rdma.max", "mlx hca_handle=3")]),
+            (
+                json!({ "unified": { "io.max": "8:0 rbps=1\n8:1 rbps=2", "memory.high": "5" } }),
+                &[("io.max", "8:0 rbps=1"), ("io.max", "8:1 rbps=2"), ("memory.high", "5")],
+            ),
+        ];
+        for (value, want) in table {
+            let got = plan(&value).unwrap_or_else(|e| panic!("{value}: {e}"));
+            let got: Vec<(&str, &str)> = got.iter().map(|s| (&*s.file, s.value.as_str())).collect();
+            assert_eq!(got, want, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_version_2_has_not_is_refused_by_name() {
+        let table = [
+            (json!({ "memory": { "swap": 100 } }), "linux.resources.memory.swap"),
+            (json!({ "memory": { "limit": 100, "swap": 50 } }), "linux.resources.memory.swap"),
+            (json!({ "memory": { "swappiness": 0 } }), "linux.resources.memory.swappiness"),
+            (json!({ "memory": { "disableOOMKiller": true } }), "linux.resources.memory.disableOOMKiller"),
+            (json!({ "memory": { "useHierarchy": false } }), "linux.resources.memory.useHierarchy"),
+            (json!({ "memory": { "kernelTCP": 5 } }), "linux.resources.memory.kernelTCP"),
+            (json!({ "cpu": { "realtimeRuntime": 5 } }), "linux.resources.cpu.realtimeRuntime"),
+            (json!({ "cpu": { "realtimePeriod": 5 } }), "linux.resources.cpu.realtimePeriod"),
+            (json!({ "network": { "classID": 5 } }), "linux.resources.network.classID"),
+            (
+                json!({ "network": { "priorities": [{ "name": "eth0", "priority": 5 }] } }),
+                "linux.resources.network.priorities",
+            ),
+            (
+                json!({ "unified": { "cgroup.subtree_control": "+cpu" } }),
+                "linux.resources.unified.cgroup.subtree_control",
+            ),
+            (json!({ "unified": { "nothing.max": "5" } }), "linux.resources.unified.nothing.max"),
+        ];
+        for (value, want) in table {
+            match plan(&value) {
+                Err(Error::InvalidSpec { field, .. } | Error::UnsupportedField { field, .. }) if field == want => {}
+                other => panic!("{value}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_ends_and_the_middle_of_shares_are_those_of_weights() {
+        for (shares, want) in [(2, 1), (3, 2), (512, 59), (1024, 100), (2048, 174), (262_144, 10_000)] {
+            assert_eq!(weight(shares), want, "{shares}");
+        }
+    }
+
+    #[test]
+    fn swap_that_is_not_there_is_needed_only_for_a_limit() {
+        let absent = |value: Value| {
+            plan(&value).expect("plan").into_iter().find(|s| s.file == "memory.swap.max").map(|s| s.absent)
+        };
+        assert_eq!(absent(json!({ "memory": { "limit": 100, "swap": 150 } })), Some(Absent::Refuse));
+        assert_eq!(absent(json!({ "memory": { "limit": 100, "swap": 100 } })), Some(Absent::Accept));
+        assert_eq!(absent(json!({ "memory": { "limit": 100, "swap": -1 } })), Some(Absent::Accept));
+    }
+}

@@ -268,6 +268,16 @@ not json
     }
 
     #[test]
+    fn what_hangs_is_killed() {
+        let mut child = Command::new("sleep").arg("100").spawn().expect("sleep");
+        let pid = child.id();
+        assert!(wait(&mut child, Duration::from_millis(30)).expect("wait").is_none());
+        assert!(!Path::new("/proc").join(pid.to_string()).exists(), "it is still there");
+        let mut child = Command::new("true").spawn().expect("true");
+        assert!(wait(&mut child, Duration::from_secs(30)).expect("wait").is_some_and(|s| s.success()));
+    }
+
+    #[test]
     fn messages_are_short_and_on_one_line() {
         assert_eq!(shorten(" a\n  b\t"), "a b");
         let long = shorten(&"é".repeat(2000));

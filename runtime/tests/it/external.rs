@@ -136,15 +136,15 @@ fn logged() -> Outcome {
         &json!({ "ociVersion": "1.0.2", "root": { "path": "rootfs" }, "process": { "user": { "uid": 0, "gid": 0 }, "cwd": "/", "args": ["prog"] } }),
     )?;
     let table = [
-        (r#"echo '{"level":"error","msg":"it broke\nbadly"}' > $log; exit 3"#, "it broke badly", 3, 125),
+        (r#"printf '%s\n' '{"level":"error","msg":"it broke\nbadly"}' > $log; exit 3"#, "it broke badly", 3, 125),
         (r"exit 4", "", 4, 125),
         (
-            r#"echo '{"level":"error","msg":"exec: \"prog\": executable file not found in $PATH"}' > $log; exit 1"#,
+            r#"printf '%s\n' '{"level":"error","msg":"exec: \"prog\": executable file not found in $PATH"}' > $log; exit 1"#,
             "",
             1,
             127,
         ),
-        (r#"echo '{"level":"error","msg":"exec: \"prog\": permission denied"}' > $log; exit 1"#, "", 1, 126),
+        (r#"printf '%s\n' '{"level":"error","msg":"exec: \"prog\": permission denied"}' > $log; exit 1"#, "", 1, 126),
         (r"kill -9 $$", "", 137, 125),
     ];
     for (body, message, status, code) in table {

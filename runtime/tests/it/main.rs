@@ -6,6 +6,7 @@
 
 mod attack;
 mod cgroup;
+mod differential;
 mod external;
 mod fallback;
 mod native;
@@ -16,6 +17,7 @@ mod thread;
 fn main() {
     let trials = [
         attack::trials(),
+        differential::trials(),
         cgroup::trials(),
         external::trials(),
         fallback::trials(),

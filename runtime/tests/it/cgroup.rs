@@ -1,0 +1,526 @@
+//! Cgroups on the machine's own hierarchies, in folders of the tests' own: limits and device rules have their effect.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use estiba_runtime::cgroup::{KillWay, Mode};
+use estiba_runtime::oci_spec::runtime::LinuxResources;
+use estiba_runtime::{Cgroup, Error, Hierarchies};
+use libtest_mimic::{Failed, Trial};
+use serde_json::{Value, json};
+
+use crate::sandbox::{Outcome, privileged};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = vec![
+        privileged("cgroup_paths_are_checked", names),
+        privileged("cgroup_is_made_and_removed", made),
+        privileged("cgroup_in_use_is_refused_and_a_leftover_replaced", existing),
+        privileged("cgroup_failing_limit_leaves_nothing", failing),
+        privileged("cgroup_refuses_what_has_no_effect", refused),
+        privileged("cgroup_is_reopened_from_its_paths", reopened),
+        privileged("cgroup_removes_what_the_container_made", nested),
+        privileged("cgroup_below_the_callers_own", relative),
+    ];
+    let here = Hierarchies::detect();
+    let has = |controller: &str| {
+        let path = here.as_ref().ok().and_then(|h| Cgroup::open(h, "/estiba-test-none").ok());
+        path.is_some_and(|c| c.paths().iter().any(|p| p.controllers.iter().any(|n| n == controller)))
+    };
+    for (controller, name, run) in [
+        ("memory", "cgroup_v1_memory_limit_kills", memory as fn() -> Outcome),
+        ("memory", "cgroup_v1_memory_limits_go_up_and_down", update),
+        ("pids", "cgroup_v1_pids_limit_stops_a_fork_loop", || pids(&detect()?)),
+        ("devices", "cgroup_v1_devices", || devices(&detect()?)),
+        ("cpuset", "cgroup_v1_cpuset_is_inherited", cpuset),
+        ("freezer", "cgroup_v1_freezes_and_kills", || freeze(&detect()?, KillWay::Kernel)),
+        ("cpu", "cgroup_v1_values", values),
+    ] {
+        trials.push(only(
+            privileged(name, run),
+            has(controller),
+            &format!("needs the {controller} controller of version 1"),
+        ));
+    }
+    let v2 = unified().is_some();
+    for (name, run) in [
+        ("cgroup_v2_is_made_and_removed", (|| simple(&unified().ok_or("no version 2")?)) as fn() -> Outcome),
+        ("cgroup_v2_devices", || devices(&unified().ok_or("no version 2")?)),
+        ("cgroup_v2_freezes_and_is_killed_by_the_kernel", || {
+            freeze(&unified().ok_or("no version 2")?, KillWay::Kernel)
+        }),
+        ("cgroup_v2_freezes_and_is_killed_by_signals", || freeze(&unified().ok_or("no version 2")?, KillWay::Signals)),
+        ("cgroup_v2_missing_controller_is_refused", v2_refused),
+    ] {
+        trials.push(only(privileged(name, run), v2, "needs a cgroup2 file system"));
+    }
+    trials
+}
+
+fn only(trial: Trial, can: bool, reason: &str) -> Trial {
+    if can || trial.has_ignored_flag() { trial } else { trial.with_ignored_flag(true).with_kind(reason) }
+}
+
+fn detect() -> Result<Hierarchies, Failed> {
+    Ok(Hierarchies::detect()?)
+}
+
+/// The version 2 tree of this machine by itself, as a pure version 2 host shows it.
+fn unified() -> Option<Hierarchies> {
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    roots.into_iter().filter_map(|root| Hierarchies::at(Path::new(root)).ok()).find(|h| h.mode() == Mode::V2)
+}
+
+/// A cgroup that is killed and removed with the test.
+struct Made(Cgroup);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.remove();
+    }
+}
+
+impl std::ops::Deref for Made {
+    type Target = Cgroup;
+    fn deref(&self) -> &Cgroup {
+        &self.0
+    }
+}
+
+fn name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("/estiba-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn resources(value: Value) -> Result<LinuxResources, Failed> {
+    Ok(serde_json::from_value(value)?)
+}
+
+fn make(hierarchies: &Hierarchies, value: Value) -> Result<Made, Failed> {
+    Ok(Made(Cgroup::create(hierarchies, &name(), Some(&resources(value)?))?))
+}
+
+/// A shell that joins the cgroup and then does `script`.
+fn spawn(cgroup: &Cgroup, script: &str) -> Result<Child, Failed> {
+    let files = cgroup.paths().iter().map(|p| {
+        let file = p.path.join(if p.controllers.is_empty() { "cgroup.procs" } else { "tasks" });
+        format!("echo 0 > {}", file.display())
+    });
+    let join: Vec<String> = files.collect();
+    let script = format!("{} || exit 99; {script}", join.join(" && "));
+    Ok(Command::new("/bin/busybox").args(["sh", "-c", &script]).stdin(Stdio::null()).stderr(Stdio::null()).spawn()?)
+}
+
+fn run(cgroup: &Cgroup, script: &str) -> Result<ExitStatus, Failed> {
+    let status = spawn(cgroup, script)?.wait()?;
+    if status.code() == Some(99) { Err("it could not join".into()) } else { Ok(status) }
+}
+
+fn demand(holds: bool, otherwise: impl FnOnce() -> String) -> Outcome {
+    if holds { Ok(()) } else { Err(otherwise().into()) }
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) -> Outcome {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        demand(Instant::now() < deadline, || format!("not in 20 s: {what}"))?;
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// The folder of the hierarchy with this controller; "" for version 2.
+fn folder(cgroup: &Cgroup, controller: &str) -> Result<PathBuf, Failed> {
+    let found = cgroup.paths().iter().find(|p| match controller {
+        "" => p.controllers.is_empty(),
+        _ => p.controllers.iter().any(|c| c == controller),
+    });
+    found.map(|p| p.path.clone()).ok_or_else(|| format!("no folder with {controller:?}").into())
+}
+
+fn read(cgroup: &Cgroup, controller: &str, file: &str) -> Result<String, Failed> {
+    Ok(fs::read_to_string(folder(cgroup, controller)?.join(file))?.trim().to_owned())
+}
+
+fn there(cgroup: &Cgroup) -> Vec<&Path> {
+    cgroup.paths().iter().map(|p| p.path.as_path()).filter(|p| p.exists()).collect()
+}
+
+fn names() -> Outcome {
+    let hierarchies = detect()?;
+    for bad in ["/estiba-test/../x", "..", "/", ""] {
+        let made = Cgroup::create(&hierarchies, bad, None);
+        demand(matches!(&made, Err(Error::InvalidSpec { field, .. }) if field == "linux.cgroupsPath"), || {
+            format!("{bad:?}: {made:?}")
+        })?;
+    }
+    Ok(())
+}
+
+fn simple(hierarchies: &Hierarchies) -> Outcome {
+    let path = format!("{}/a/b", name());
+    let cgroup = Made(Cgroup::create(hierarchies, &path, None)?);
+    let places = cgroup.paths().len();
+    demand(places > 0 && there(&cgroup).len() == places, || format!("{cgroup:?}", cgroup = *cgroup))?;
+    let legacy = cgroup.paths().iter().filter(|p| !p.controllers.is_empty()).count();
+    demand(cgroup.tasks()?.len() == legacy, || "tasks".to_owned())?;
+    demand(cgroup.dir()?.is_some() == (legacy < places), || "dir".to_owned())?;
+    demand(cgroup.pids()?.is_empty() && cgroup.oom_kills()? == 0, || "it is not empty".to_owned())?;
+    cgroup.remove()?;
+    demand(there(&cgroup).is_empty(), || format!("left: {:?}", there(&cgroup)))?;
+    // Absent is fine, for every operation that ends something.
+    cgroup.remove()?;
+    cgroup.kill()?;
+    demand(cgroup.pids()?.is_empty() && cgroup.oom_kills()? == 0, || "it is not gone".to_owned())?;
+    let parents = Cgroup::open(hierarchies, path.trim_end_matches("/a/b"))?;
+    parents.remove()?;
+    demand(there(&parents).is_empty(), || format!("left: {:?}", there(&parents)))
+}
+
+fn made() -> Outcome {
+    simple(&detect()?)
+}
+
+fn existing() -> Outcome {
+    let hierarchies = detect()?;
+    let path = name();
+    let first = Made(Cgroup::create(&hierarchies, &path, Some(&resources(json!({ "pids": { "limit": 7 } }))?))?);
+    let mut child = spawn(&first, "exec sleep 100")?;
+    until("it has joined", || first.pids().is_ok_and(|p| p == [child.id() as i32]))?;
+    match Cgroup::create(&hierarchies, &path, None) {
+        Err(Error::CgroupInUse { pids, .. }) if pids == [child.id() as i32] => {}
+        other => return Err(format!("{other:?}").into()),
+    }
+    demand(there(&first).len() == first.paths().len(), || "the refused one took folders away".to_owned())?;
+    match first.remove() {
+        Err(Error::CgroupInUse { .. }) => {}
+        other => return Err(format!("removed with a process in it: {other:?}").into()),
+    }
+    first.kill()?;
+    child.wait()?;
+    // Now it is what a crash leaves: the next one gets it without the old limit.
+    let second = Made(Cgroup::create(&hierarchies, &path, None)?);
+    if second.paths().iter().any(|p| p.controllers.iter().any(|c| c == "pids")) {
+        let limit = read(&second, "pids", "pids.max")?;
+        demand(limit == "max", || format!("pids.max is {limit}"))?;
+    }
+    Ok(())
+}
+
+fn failing() -> Outcome {
+    let hierarchies = detect()?;
+    // The first is refused by the kernel when all folders are there, the second before there are any.
+    let table = [
+        (json!({ "cpu": { "quota": 5 } }), "linux.resources.cpu.quota"),
+        (json!({ "memory": { "limit": 1 << 30, "swap": 1 << 20 } }), "linux.resources.memory.swap"),
+        (json!({ "cpu": { "cpus": "4000" } }), "linux.resources.cpu.cpus"),
+        (json!({ "devices": [{ "allow": true, "type": "p", "access": "r" }] }), "linux.resources.devices"),
+    ];
+    for (value, want) in table {
+        let path = format!("{}/a", name());
+        let field = match Cgroup::create(&hierarchies, &path, Some(&resources(value.clone())?)) {
+            Err(
+                Error::Limit { field, .. } | Error::InvalidSpec { field, .. } | Error::UnsupportedField { field, .. },
+            ) => field,
+            other => return Err(format!("{value}: {other:?}").into()),
+        };
+        demand(field == want, || format!("{value}: the error names {field}"))?;
+        for path in [path.as_str(), path.trim_end_matches("/a")] {
+            let left = Cgroup::open(&hierarchies, path)?;
+            demand(there(&left).is_empty(), || format!("{value}: left {:?}", there(&left)))?;
+        }
+    }
+    Ok(())
+}
+
+fn refused() -> Outcome {
+    let hierarchies = detect()?;
+    let mut table = vec![
+        (json!({ "memory": { "kernel": 1 << 30 } }), "linux.resources.memory.kernel"),
+        (json!({ "blockIO": { "leafWeight": 300 } }), "linux.resources.blockIO.leafWeight"),
+        (json!({ "cpu": { "shares": 1 } }), "linux.resources.cpu.shares"),
+        (
+            json!({ "hugepageLimits": [{ "pageSize": "../2MB", "limit": 0 }] }),
+            "linux.resources.hugepageLimits.pageSize",
+        ),
+        (json!({ "unified": { "cgroup.procs": "1" } }), "linux.resources.unified.cgroup.procs"),
+        (json!({ "unified": { "../memory.max": "1" } }), "linux.resources.unified.../memory.max"),
+    ];
+    if hierarchies.mode() != Mode::V2 {
+        table.push((json!({ "unified": { "memory.high": "1000000" } }), "linux.resources.unified.memory.high"));
+    }
+    for (value, want) in table {
+        match Cgroup::create(&hierarchies, &name(), Some(&resources(value.clone())?)) {
+            Err(Error::InvalidSpec { field, .. } | Error::UnsupportedField { field, .. }) if field == want => {}
+            other => return Err(format!("{value}: {other:?}").into()),
+        }
+    }
+    Ok(())
+}
+
+fn reopened() -> Outcome {
+    let hierarchies = detect()?;
+    let cgroup = make(&hierarchies, json!({}))?;
+    let text = serde_json::to_string(cgroup.paths())?;
+    let again = Cgroup::from_paths(serde_json::from_str(&text)?);
+    let mut child = spawn(&cgroup, "exec sleep 100")?;
+    until("it has joined", || again.pids().is_ok_and(|p| p.len() == 1))?;
+    again.kill()?;
+    demand(child.wait()?.signal() == Some(9), || "it was not killed".to_owned())?;
+    again.remove()?;
+    demand(there(&cgroup).is_empty(), || format!("left: {:?}", there(&cgroup)))
+}
+
+fn nested() -> Outcome {
+    let cgroup = make(&detect()?, json!({}))?;
+    for place in cgroup.paths() {
+        fs::create_dir_all(place.path.join("inner/most"))?;
+    }
+    let inner = cgroup.paths().iter().cloned().map(|mut p| {
+        p.path.push("inner/most");
+        p
+    });
+    let inner = Cgroup::from_paths(inner.collect());
+    let mut child = spawn(&inner, "exec sleep 100")?;
+    let pid = child.id() as i32;
+    until("it has joined", || cgroup.pids().is_ok_and(|p| p == [pid]))?;
+    cgroup.kill()?;
+    child.wait()?;
+    cgroup.remove()?;
+    demand(there(&cgroup).is_empty(), || format!("left: {:?}", there(&cgroup)))
+}
+
+fn relative() -> Outcome {
+    let hierarchies = detect()?;
+    let name = name();
+    let cgroup = Made(Cgroup::create(&hierarchies, name.trim_start_matches('/'), None)?);
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    for place in cgroup.paths().iter().filter(|p| !p.controllers.is_empty()) {
+        let mut lines = own.lines().filter_map(|l| l.split_once(':')?.1.split_once(':'));
+        let line = lines.find(|(names, _)| names.split(',').any(|n| n == place.controllers[0]));
+        let (_, own) = line.ok_or("no line")?;
+        let end = format!("{}{name}", own.trim_end_matches('/'));
+        demand(place.path.ends_with(&end[1..]), || format!("{} is not below {own}", place.path.display()))?;
+    }
+    Ok(())
+}
+
+fn memory() -> Outcome {
+    let limit = 16 << 20;
+    let cgroup = make(&detect()?, json!({ "memory": { "limit": limit } }))?;
+    // A buffer of 8 MiB fits, one of 64 does not.
+    let write = |size: &str| run(&cgroup, &format!("exec dd if=/dev/zero of=/dev/null bs={size} count=1"));
+    demand(write("8M")?.success(), || "what fits does not run".to_owned())?;
+    demand(cgroup.oom_kills()? == 0, || "something was killed".to_owned())?;
+    let status = write("64M")?;
+    demand(status.signal() == Some(9), || format!("it was not killed: {status:?}"))?;
+    demand(cgroup.oom_kills()? == 1, || "no kill was counted".to_owned())
+}
+
+fn update() -> Outcome {
+    let cgroup = make(&detect()?, json!({ "memory": { "limit": 64 << 20, "swap": 128 << 20 } }))?;
+    let swap = folder(&cgroup, "memory")?.join("memory.memsw.limit_in_bytes").exists();
+    for (limit, both) in [(256_i64 << 20, 512_i64 << 20), (32 << 20, 32 << 20), (-1, -1), (16 << 20, 64 << 20)] {
+        let value = if swap {
+            json!({ "memory": { "limit": limit, "swap": both } })
+        } else {
+            json!({ "memory": { "limit": limit } })
+        };
+        cgroup.set(&resources(value)?)?;
+        let check = |file: &str, want: i64| -> Outcome {
+            let got: i64 = read(&cgroup, "memory", file)?.parse()?;
+            // No limit reads as the largest multiple of a page.
+            demand(if want < 0 { got > 1 << 60 } else { got == want }, || {
+                format!("{file} is {got}, and should be {want}")
+            })
+        };
+        check("memory.limit_in_bytes", limit)?;
+        if swap {
+            check("memory.memsw.limit_in_bytes", both)?;
+        }
+    }
+    // What is not named stays.
+    cgroup.set(&resources(json!({ "pids": { "limit": 12 } }))?)?;
+    demand(read(&cgroup, "memory", "memory.limit_in_bytes")? == (16 << 20).to_string(), || {
+        "the limit is gone".to_owned()
+    })?;
+    // What this cgroup was made without cannot be limited later.
+    match cgroup.set(&resources(json!({ "cpu": { "cpus": "0" } }))?) {
+        Err(Error::UnsupportedField { field, .. }) if field == "linux.resources.cpu.cpus" => Ok(()),
+        other => Err(format!("{other:?}").into()),
+    }
+}
+
+fn pids(hierarchies: &Hierarchies) -> Outcome {
+    let cgroup = make(hierarchies, json!({ "pids": { "limit": 8 } }))?;
+    let mut child = spawn(&cgroup, "while :; do sleep 100 & done; wait")?;
+    // The shell gives up when it cannot fork; its children stay.
+    until("the limit is reached", || cgroup.pids().is_ok_and(|p| p.len() >= 7))?;
+    thread::sleep(Duration::from_millis(100));
+    let count = cgroup.pids()?.len();
+    demand(count <= 8, || format!("{count} processes"))?;
+    let refused = read(&cgroup, "pids", "pids.events")?;
+    demand(refused.starts_with("max ") && refused != "max 0", || format!("pids.events: {refused}"))?;
+    cgroup.kill()?;
+    child.wait()?;
+    demand(cgroup.pids()?.is_empty(), || "some are left".to_owned())?;
+    cgroup.remove()?;
+    Ok(())
+}
+
+/// Whether a process of the cgroup may open a new node of the kernel's log for reading, and `/dev/zero`.
+fn devices(hierarchies: &Hierarchies) -> Outcome {
+    let log = json!({ "allow": true, "type": "c", "major": 1, "minor": 11, "access": "r" });
+    let deny = json!({ "allow": false, "access": "rwm" });
+    let everything = json!({ "allow": true, "access": "rwm" });
+    let scratch = tempfile::tempdir()?;
+    let node = scratch.path().join("kmsg");
+    let table = [
+        (json!({}), false),
+        (json!({ "devices": [] }), false),
+        (json!({ "devices": [deny] }), false),
+        (json!({ "devices": [deny, log] }), true),
+        (json!({ "devices": [log, deny] }), false),
+        (json!({ "devices": [everything] }), true),
+        (
+            json!({ "devices": [everything, { "allow": false, "type": "c", "major": 1, "minor": 11, "access": "w" }] }),
+            true,
+        ),
+        (
+            json!({ "devices": [everything, { "allow": false, "type": "c", "major": 1, "minor": 11, "access": "rw" }] }),
+            false,
+        ),
+    ];
+    let script =
+        format!("mknod {0} c 1 11 || exit 98; head -c 1 /dev/zero > /dev/null || exit 97; : < {0}", node.display());
+    let opens = |cgroup: &Cgroup| -> Result<bool, Failed> {
+        let status = run(cgroup, &script)?;
+        let _ = fs::remove_file(&node);
+        match status.code() {
+            Some(0) => Ok(true),
+            Some(1 | 2) => Ok(false),
+            _ => Err(format!("a device that is always allowed is not: {status:?}").into()),
+        }
+    };
+    for (value, want) in &table {
+        let cgroup = make(hierarchies, value.clone())?;
+        demand(opens(&cgroup)? == *want, || format!("made with {value}: opening is {}", !want))?;
+    }
+    // The same one after the other on one cgroup.
+    let cgroup = make(hierarchies, json!({}))?;
+    for (value, want) in table.iter().skip(1).chain(table.iter().skip(2).rev()) {
+        cgroup.set(&resources(value.clone())?)?;
+        demand(opens(&cgroup)? == *want, || format!("changed to {value}: opening is {}", !want))?;
+    }
+    Ok(())
+}
+
+fn cpuset() -> Outcome {
+    let hierarchies = detect()?;
+    let path = name();
+    let cgroup = Made(Cgroup::create(
+        &hierarchies,
+        &format!("{path}/a/b"),
+        Some(&resources(json!({ "cpu": { "cpus": "0" } }))?),
+    )?);
+    let (cpus, mems) = (read(&cgroup, "cpuset", "cpuset.cpus")?, read(&cgroup, "cpuset", "cpuset.mems")?);
+    demand(cpus == "0" && !mems.is_empty(), || format!("cpus {cpus:?}, mems {mems:?}"))?;
+    demand(run(&cgroup, "exit 0")?.success(), || "nothing runs in it".to_owned())?;
+    cgroup.remove()?;
+    for above in [format!("{path}/a"), path] {
+        Cgroup::open(&hierarchies, &above)?.remove()?;
+    }
+    Ok(())
+}
+
+fn freeze(hierarchies: &Hierarchies, way: KillWay) -> Outcome {
+    let cgroup = make(hierarchies, json!({}))?;
+    let scratch = tempfile::tempdir()?;
+    let file = scratch.path().join("ticks");
+    fs::write(&file, "")?;
+    // Two of them, that start others all the time.
+    let mut children = Vec::new();
+    for _ in 0..2 {
+        children.push(spawn(&cgroup, &format!("while :; do echo tick >> {}; sleep 0.005; done", file.display()))?);
+    }
+    let size = || fs::metadata(&file).map_or(0, |m| m.len());
+    let grows = |from: u64| until("it goes on", || size() > from);
+    grows(20)?;
+    cgroup.freeze()?;
+    let frozen = size();
+    thread::sleep(Duration::from_millis(100));
+    demand(size() == frozen, || "it goes on while it is frozen".to_owned())?;
+    cgroup.thaw()?;
+    grows(frozen)?;
+    // A signal that the shells survive reaches both, and they go on.
+    cgroup.signal(libc::SIGWINCH)?;
+    grows(size())?;
+    cgroup.freeze()?;
+    cgroup.kill_by(way)?;
+    demand(cgroup.pids()?.is_empty(), || "some are left".to_owned())?;
+    for mut child in children {
+        demand(child.wait()?.signal() == Some(9), || "it was not killed".to_owned())?;
+    }
+    cgroup.remove()?;
+    Ok(())
+}
+
+fn values() -> Outcome {
+    let hierarchies = detect()?;
+    let table = [
+        (json!({ "cpu": { "shares": 512 } }), "cpu", "cpu.shares", "512"),
+        (json!({ "cpu": { "quota": 50000, "period": 200_000 } }), "cpu", "cpu.cfs_quota_us", "50000"),
+        (json!({ "cpu": { "quota": 50000, "period": 200_000 } }), "cpu", "cpu.cfs_period_us", "200000"),
+        (json!({ "cpu": { "quota": -1 } }), "cpu", "cpu.cfs_quota_us", "-1"),
+        (json!({ "cpu": { "quota": 50000, "burst": 20000 } }), "cpu", "cpu.cfs_burst_us", "20000"),
+        (json!({ "cpu": { "shares": 0, "quota": 0, "period": 0 } }), "cpu", "cpu.shares", "1024"),
+        (
+            json!({ "memory": { "limit": 1 << 26, "reservation": 1 << 25 } }),
+            "memory",
+            "memory.soft_limit_in_bytes",
+            "33554432",
+        ),
+        (json!({ "memory": { "swappiness": 7 } }), "memory", "memory.swappiness", "7"),
+        (json!({ "pids": { "limit": 33 } }), "pids", "pids.max", "33"),
+        (json!({ "pids": { "limit": -1 } }), "pids", "pids.max", "max"),
+        (json!({ "pids": { "limit": 0 } }), "pids", "pids.max", "max"),
+    ];
+    for (value, controller, file, want) in table {
+        let cgroup = make(&hierarchies, value.clone())?;
+        let got = read(&cgroup, controller, file)?;
+        demand(got == want, || format!("{value}: {file} is {got}"))?;
+    }
+    Ok(())
+}
+
+fn v2_refused() -> Outcome {
+    let hierarchies = unified().ok_or("no version 2")?;
+    let root = Cgroup::open(&hierarchies, "/estiba-test-none")?;
+    let root = root.paths()[0].path.parent().ok_or("no parent")?.to_owned();
+    let available = fs::read_to_string(root.join("cgroup.controllers"))?;
+    let missing = |name: &str| !available.split_whitespace().any(|a| a == name);
+    let mut table = vec![(json!({ "network": { "classID": 7 } }), "linux.resources.network.classID")];
+    if missing("memory") {
+        table.push((json!({ "memory": { "limit": 1 << 30 } }), "linux.resources.memory.limit"));
+        table.push((json!({ "unified": { "memory.high": "1000000" } }), "linux.resources.unified.memory.high"));
+    } else {
+        table.push((json!({ "memory": { "swappiness": 7 } }), "linux.resources.memory.swappiness"));
+    }
+    if missing("pids") {
+        table.push((json!({ "pids": { "limit": 5 } }), "linux.resources.pids.limit"));
+    }
+    for (value, want) in table {
+        match Cgroup::create(&hierarchies, &name(), Some(&resources(value.clone())?)) {
+            Err(Error::UnsupportedField { field, .. }) if field == want => {}
+            other => return Err(format!("{value}: {other:?}").into()),
+        }
+    }
+    // No limit is no demand.
+    make(&hierarchies, json!({ "pids": { "limit": -1 }, "memory": { "limit": -1 } })).map(drop)
+}
