@@ -165,7 +165,7 @@ impl Engine {
                     summaries.push(Summary { record, status });
                 }
             }
-            summaries.sort_by(|one, other| other.record.created.cmp(&one.record.created));
+            summaries.sort_by_key(|summary| std::cmp::Reverse(summary.record.created));
             Ok(summaries)
         })
         .await
@@ -218,7 +218,7 @@ impl Inner {
         let name = name.unwrap_or_else(|| ContainerName::from_id(&id));
         let record = Record::new(id, name, Stage::Creating, &self.config.cgroup_parent, request)?;
         let lock = self.records.insert(&record)?;
-        let made = self.snapshot_key(&record.id).and_then(|key| {
+        let made = record.id.snapshot_key().and_then(|key| {
             self.snapshotter.prepare(&key, unpacked.top.as_ref()).map_err(|source| Error::Snapshot {
                 operation: "prepare",
                 snapshot: key.to_string(),
@@ -232,19 +232,6 @@ impl Inner {
                 Err(error)
             }
         }
-    }
-
-    pub(crate) fn snapshot_key(&self, id: &Id) -> Result<estiba_storage::Key> {
-        id.as_str().parse().map_err(|source| Error::Snapshot {
-            operation: "name",
-            snapshot: id.to_string(),
-            source: Box::new(source),
-        })
-    }
-
-    /// The id as the runtime and the shim know it.
-    pub(crate) fn container_id(&self, id: &Id) -> Result<estiba_runtime::ContainerId> {
-        id.as_str().parse().map_err(|source| Error::Runtime { id: id.clone(), source: Box::new(source) })
     }
 
     /// The lock on a container's folder and its record, for a command that changes it.

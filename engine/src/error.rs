@@ -83,19 +83,19 @@ pub enum Error {
         name: String,
     },
     /// The container runs, and what was asked needs it to be stopped.
-    #[error("container {id} is running: stop it first, or force the removal")]
+    #[error("container {} is running: stop it first, or force the removal", id.short())]
     StillRunning {
         /// The container.
         id: Id,
     },
     /// The container is not running.
-    #[error("container {id} is not running")]
+    #[error("container {} is not running", id.short())]
     NotRunning {
         /// The container.
         id: Id,
     },
     /// Another command is at work on the container.
-    #[error("container {id} is in use by another command: try again when it has ended")]
+    #[error("container {} is in use by another command: try again when it has ended", id.short())]
     Busy {
         /// The container.
         id: Id,
@@ -199,7 +199,7 @@ pub enum Error {
         source: Box<estiba_storage::Error>,
     },
     /// The root file system could not be looked into.
-    #[error("cannot look into the root of container {id}")]
+    #[error("cannot look into the root of container {}", id.short())]
     Root {
         /// The container.
         id: Id,
@@ -207,7 +207,7 @@ pub enum Error {
         source: Box<estiba_runtime::Error>,
     },
     /// The container's processes or cgroup could not be removed.
-    #[error("cannot remove the processes of container {id}")]
+    #[error("cannot remove the processes of container {}", id.short())]
     Runtime {
         /// The container.
         id: Id,
@@ -215,7 +215,7 @@ pub enum Error {
         source: Box<estiba_runtime::Error>,
     },
     /// The network could not be attached.
-    #[error("cannot give container {id} its network")]
+    #[error("cannot give container {} its network", id.short())]
     Network {
         /// The container.
         id: Id,
@@ -223,7 +223,7 @@ pub enum Error {
         source: Box<estiba_network::Error>,
     },
     /// The shim could not be started, or did not do what it was asked.
-    #[error("cannot {operation} container {id}")]
+    #[error("cannot {operation} container {}", id.short())]
     Shim {
         /// What was asked (`create`, `start`, `kill` …).
         operation: &'static str,
@@ -233,7 +233,7 @@ pub enum Error {
         source: Box<estiba_shim::Error>,
     },
     /// The shim died while the container ran.
-    #[error("the shim of container {id} has died; the container was ended with it, its exit status is lost")]
+    #[error("the shim of container {} has died; the container was ended with it, its exit status is lost", id.short())]
     ShimLost {
         /// The container.
         id: Id,
@@ -245,7 +245,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Several steps of a clean-up failed; every step was tried.
-    #[error("{} steps of the clean-up of container {id} failed; the first", 1 + rest.len())]
+    #[error("{} steps of the clean-up of container {} failed; the first", 1 + rest.len(), id.short())]
     CleanUp {
         /// The container.
         id: Id,

@@ -27,6 +27,20 @@ impl Id {
         &self.0
     }
 
+    /// The id as the runtime and the shim know it.
+    pub(crate) fn runtime_id(&self) -> Result<estiba_runtime::ContainerId> {
+        self.0.parse().map_err(|source| Error::Runtime { id: self.clone(), source: Box::new(source) })
+    }
+
+    /// The key of its root file system's snapshot.
+    pub(crate) fn snapshot_key(&self) -> Result<estiba_storage::Key> {
+        self.0.parse().map_err(|source| Error::Snapshot {
+            operation: "name",
+            snapshot: self.to_string(),
+            source: Box::new(source),
+        })
+    }
+
     /// The first 12 digits, as listings and the default host name show them.
     #[must_use]
     pub fn short(&self) -> &str {

@@ -31,7 +31,13 @@ pub struct Record {
     pub created: SystemTime,
     /// How far its making came.
     pub stage: Stage,
-    /// The kernel's boot id when `stage` was written: after a reboot nothing of it runs.
+    /// What every version of a record has.
+#[derive(Deserialize)]
+struct Format {
+    version: u32,
+}
+
+/// The kernel's boot id when `stage` was written: after a reboot nothing of it runs.
     pub boot_id: String,
     /// Its cgroup, from the root of the hierarchies.
     pub cgroup: String,
@@ -189,10 +195,6 @@ impl Records {
             }
             Err(source) => return Err(Error::io("read", path)(source)),
         };
-        #[derive(Deserialize)]
-        struct Format {
-            version: u32,
-        }
         let damaged = |source: serde_json::Error| Error::Damaged { path: path.clone(), source: source.into() };
         let Format { version } = serde_json::from_slice(&bytes).map_err(damaged)?;
         if version > VERSION {

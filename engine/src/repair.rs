@@ -51,10 +51,9 @@ pub(crate) fn settle(inner: &Inner, id: &Id, _lock: &FolderLock) -> Result<()> {
     }
     match record.stage {
         Stage::Creating => demolish(inner, &record, Keep::Nothing),
-        Stage::Created => Ok(()),
         Stage::Started if record.request.auto_remove => demolish(inner, &record, Keep::Nothing),
         Stage::Started if inner.records.bundle(id).exists() => demolish(inner, &record, Keep::Record),
-        Stage::Started => Ok(()),
+        Stage::Created | Stage::Started => Ok(()),
     }
 }
 
@@ -77,7 +76,7 @@ pub(crate) fn remains(inner: &Inner, record: &Record, keep: Keep) -> Result<()> 
     let mut failures = Vec::new();
     failures.extend(folder::remove(&inner.records.bundle(id)).err());
     if keep == Keep::Nothing {
-        let removed = inner.snapshot_key(id).and_then(|key| unpack::remove(&*inner.snapshotter, &key));
+        let removed = id.snapshot_key().and_then(|key| unpack::remove(&*inner.snapshotter, &key));
         failures.extend(removed.err());
         if failures.is_empty() {
             failures.extend(inner.records.remove(record).err());
@@ -91,7 +90,7 @@ fn kill(inner: &Inner, record: &Record) -> Result<()> {
     let id = &record.id;
     let failed = |source| Error::Runtime { id: id.clone(), source: Box::new(source) };
     let state = inner.records.bundle(id).join("runtime");
-    let container = inner.container_id(id)?;
+    let container = id.runtime_id()?;
     let runtime: Box<dyn Runtime> = match &record.request.runtime {
         None => Box::new(Native::new(state)),
         Some(program) => Box::new(External::new(program.clone(), state)),

@@ -17,6 +17,7 @@ use crate::images::Image;
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own, set by name")]
 pub struct CreateRequest {
     /// The image, as [`Engine::import`](crate::Engine::import) returned it.
     pub image: Image,

@@ -8,6 +8,7 @@ use estiba_network::Sandbox;
 use estiba_runtime::mount::Tree;
 use estiba_shim::proto;
 use estiba_shim::{Launch, Program};
+use estiba_storage::mounts;
 use nix::fcntl::OFlag;
 use tokio::net::unix::pipe;
 use tokio::sync::Mutex;
@@ -145,7 +146,7 @@ fn launch(inner: &Inner, record: &Record) -> Result<Launched> {
     let failed = |operation| move |source| Error::Shim { operation, id: id.clone(), source: Box::new(source) };
     let launch = Launch {
         program,
-        id: inner.container_id(id)?,
+        id: id.runtime_id()?,
         bundle_dir: bundle.clone(),
         exit_file: Some(exit_file),
         cgroup_root: None,
@@ -155,13 +156,15 @@ fn launch(inner: &Inner, record: &Record) -> Result<Launched> {
     let waiting = estiba_shim::Client::connect(&bundle, id.as_str()).map_err(failed("connect to the shim of"))?;
 
     let fifos = Fifos::make(&bundle, &record.request)?;
-    let key = inner.snapshot_key(id)?;
+    let key = id.snapshot_key()?;
     let mounts = inner.snapshotter.mounts(&key).map_err(|source| Error::Snapshot {
         operation: "find",
         snapshot: key.to_string(),
         source: Box::new(source),
     })?;
-    write_bundle(inner, record, &bundle, &mounts)?;
+    write_bundle(inner, record, &bundle, &mounts::read_only(mounts.clone()))?;
+    // What nobody will look at again need not reach the disk.
+    let mounts = if record.request.auto_remove { mounts::volatile(mounts) } else { mounts };
     let [stdin, stdout, stderr] = fifos.paths();
     let options = record.request.runtime.as_ref().map(|program| {
         proto::Any::pack(&proto::RuncOptions {

@@ -1,7 +1,7 @@
 //! An image's configuration and a request become an OCI runtime configuration. Pure: nothing of the host is read or
 //! changed here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
@@ -139,16 +139,16 @@ fn process(request: &CreateRequest, image: &ImageDefaults, identity: &Identity, 
     if !identity.groups.is_empty() {
         user = user.additional_gids(identity.groups.clone());
     }
-    let allowed = || CAPABILITIES.into_iter().collect::<std::collections::HashSet<_>>();
+    let allowed = || CAPABILITIES.into_iter().collect::<HashSet<_>>();
     // Nobody but root is given capabilities; its bounding set is what a set-uid program could get (nothing, with
     // no_new_privs).
-    let held = || if identity.uid == 0 { allowed() } else { Default::default() };
+    let held = || if identity.uid == 0 { allowed() } else { HashSet::new() };
     let capabilities = LinuxCapabilitiesBuilder::default()
         .bounding(allowed())
         .effective(held())
         .permitted(held())
-        .inheritable(std::collections::HashSet::new())
-        .ambient(std::collections::HashSet::new())
+        .inheritable(HashSet::new())
+        .ambient(HashSet::new())
         .build();
     let workdir = request.workdir.as_deref().unwrap_or(&image.workdir);
     let workdir = if workdir.is_empty() { "/" } else { workdir };
@@ -311,8 +311,9 @@ mod tests {
 
     #[test]
     fn entrypoint_and_command_combine_as_dockers() {
-        let table: &[(Option<&str>, &str, &str, &str, Option<&str>)] = &[
-            // request's entrypoint, command; image's entrypoint, command; result
+        // Request's entrypoint and command, image's entrypoint and command, result.
+        type Case = (Option<&'static str>, &'static str, &'static str, &'static str, Option<&'static str>);
+        let table: &[Case] = &[
             (None, "", "", "sh", Some("sh")),
             (None, "ls -l", "", "sh", Some("ls -l")),
             (None, "", "tini --", "sh", Some("tini -- sh")),
@@ -365,7 +366,7 @@ mod tests {
         let process = spec.process().as_ref().expect("process");
         assert_eq!(process.no_new_privileges(), Some(true));
         let capabilities = process.capabilities().as_ref().expect("capabilities");
-        assert!(capabilities.effective().as_ref().is_none_or(|set| set.is_empty()), "a user has no capabilities");
+        assert!(capabilities.effective().as_ref().is_none_or(HashSet::is_empty), "a user has no capabilities");
         let mounts = spec.mounts().as_ref().expect("mounts");
         let hosts: Vec<_> = mounts.iter().filter(|m| m.destination() == Path::new("/etc/hosts")).collect();
         assert_eq!(hosts.len(), 1);

@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn users_are_resolved_as_docker_does() {
-        let table: &[(&str, (u32, u32, &[u32]))] = &[
+        type Case = (&'static str, (u32, u32, &'static [u32]));
+        let table: &[Case] = &[
             ("", (0, 0, &[4])),
             ("0", (0, 0, &[4])),
             ("root", (0, 0, &[4])),
