@@ -5,6 +5,7 @@ pub use oci_spec;
 mod copy;
 mod error;
 pub mod layer;
+pub mod mounts;
 mod name;
 mod native;
 mod overlay;

@@ -226,6 +226,19 @@ pub(crate) fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()
     Ok(())
 }
 
+/// Removes all extended attributes but those to keep, overlay's, and the label that a security module gives by itself.
+pub(crate) fn remove_xattrs(fd: BorrowedFd<'_>, keep: impl Fn(&[u8]) -> bool) -> Result<()> {
+    for name in xattr_names(fd)? {
+        if !is_overlay_xattr(&name) && name != b"security.selinux" && !keep(&name) {
+            match rustix::fs::removexattr(magic(fd), OsStr::from_bytes(&name)) {
+                Ok(()) | Err(Errno::NODATA) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Copies content from one regular file to another empty one: by sharing blocks where the file system can, else
 /// data by data, holes staying holes. Returns the bytes of the file's length.
 pub(crate) fn copy_content(from: BorrowedFd<'_>, to: BorrowedFd<'_>, length: u64) -> Result<()> {

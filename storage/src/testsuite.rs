@@ -12,8 +12,6 @@
 //! A case panics where the snapshotter is wrong. Each wants an empty store. The function performs the mounts on a
 //! folder (best in a mount namespace of its own), calls what it is given with the folder, and unmounts.
 
-#![expect(clippy::missing_panics_doc, reason = "panicking is what cases do")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;

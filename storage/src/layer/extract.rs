@@ -25,10 +25,10 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Bytes of folder names that wait for their times before they get them early.
 const WAITING: usize = 16 << 20;
 
-/// Steps from folder to folder that an archive may take, besides those that its entries pay for. Links that lead
-/// through many folders are the only way to use them up.
+/// Steps from folder to folder that an archive may take, besides those that its entries pay for. A folder takes them
+/// once, when it comes into the upper tree; links that lead through many folders are the only way to use them up.
 const STEPS: u64 = 1_000_000;
-const STEPS_FOR_ENTRY: u64 = 256;
+const STEPS_FOR_ENTRY: u64 = 64;
 
 /// Applies all entries; returns the number of extended attributes left out.
 pub(crate) fn all<S: Source>(archive: &mut Archive<'_, S>, target: &Target, limits: &Limits) -> Result<u64> {
@@ -73,8 +73,8 @@ struct Extract<'a> {
     noted: Option<Rc<Place>>,
     /// Folders of the upper tree that are no entries and hold none, only whiteouts and copies: a whiteout hides them.
     ghosts: HashSet<u64>,
-    /// Files of lower layers that were copied up to be linked, by folder and name: a whiteout hides them too.
-    copied: HashSet<(CString, CString)>,
+    /// Files of lower layers that were copied up to be linked, by path: a whiteout hides them too.
+    copied: HashSet<CString>,
 }
 
 /// What this layer has made in a tree that lower layers have filled before, where whiteouts remove: they must not
@@ -157,7 +157,7 @@ impl Extract<'_> {
                 return Err(invalid("the root can only be a folder"));
             }
             let place = self.places.place(&[]).map_err(|errno| extract_error("open root for", name, errno))?;
-            self.folder_metadata(entry, place.upper.as_fd(), c".")?;
+            self.folder_metadata(entry, place.upper.as_fd(), c".", false)?;
             return Ok(());
         };
         if base.starts_with(WHITEOUT) {
@@ -182,7 +182,7 @@ impl Extract<'_> {
         }
         self.books.add(place.inode, &c_base);
         if !self.copied.is_empty() {
-            self.copied.remove(&(place.path.clone(), c_base));
+            self.copied.remove(&join(&place.path, &c_base).map_err(|errno| extract_error("create", name, errno))?);
         }
         Ok(())
     }
@@ -211,11 +211,16 @@ impl Extract<'_> {
         }
         self.books.add(place.inode, base);
         let path = join(&place.path, base).map_err(failed)?;
-        self.folder_metadata(entry, made.folder.as_fd(), &path)?;
+        self.folder_metadata(entry, made.folder.as_fd(), &path, made.fresh)?;
         self.places.went_into(parts, made.folder, place, base).map_err(failed)
     }
 
-    fn folder_metadata(&mut self, entry: &Entry, folder: BorrowedFd<'_>, path: &CStr) -> Result<()> {
+    fn folder_metadata(&mut self, entry: &Entry, folder: BorrowedFd<'_>, path: &CStr, fresh: bool) -> Result<()> {
+        if !fresh {
+            // The entry is all that there is to the folder: what it had before is not kept.
+            sys::remove_xattrs(folder, |name| entry.xattrs.iter().any(|(kept, _)| kept == name))
+                .map_err(|errno| extract_error("remove extended attributes of", &entry.name, errno))?;
+        }
         Self::own(entry, folder)?;
         self.xattrs(entry, folder)?;
         self.later(path.to_owned(), times(entry.mtime))
@@ -361,7 +366,7 @@ impl Extract<'_> {
                 self.add_bytes(entry, stat.st_size.cast_unsigned())?;
                 let up = self.places.ensure(&folder).map_err(failed)?;
                 self.note_ghosts();
-                self.copied.insert((up.path.clone(), source_base.clone()));
+                self.copied.insert(join(&up.path, &source_base).map_err(failed)?);
                 copy::file(lower.as_fd(), up.upper.as_fd(), &source_base, &stat).map_err(failed)?;
                 self.link(entry, up.upper.as_fd(), &source_base, &stat, place, base)
             }
@@ -452,9 +457,10 @@ impl Extract<'_> {
                 // The layer has the name itself: only what lies below a folder is left to hide.
                 match sys::open_beneath(place.upper.as_fd(), name, sys::DIR) {
                     Ok(folder) if !self.ghosts.contains(&rustix::fs::fstat(&folder)?.st_ino) => {
-                        return make_opaque(&folder, opaque);
+                        let path = join(&place.path, name)?;
+                        return self.make_opaque(&folder, &path, opaque);
                     }
-                    Err(_) if !self.copied.remove(&(place.path.clone(), name.to_owned())) => return Ok(()),
+                    Err(_) if !self.copied.remove(&join(&place.path, name)?) => return Ok(()),
                     _ => {}
                 }
                 self.places.forget();
@@ -480,15 +486,36 @@ impl Extract<'_> {
             }
             Whiteouts::Overlay { opaque } => {
                 self.places.forget();
-                make_opaque(&rustix::fs::openat(&place.upper, c".", sys::DIR, Mode::empty())?, opaque)
+                let folder = rustix::fs::openat(&place.upper, c".", sys::DIR, Mode::empty())?;
+                self.make_opaque(&folder, &place.path, opaque)
             }
         }
+    }
+
+    /// Makes a folder opaque, and those in it: nothing below is left for them to show, and the kernel would list the
+    /// whiteouts in them as files. A second time there is nothing to do, so that nesting costs nothing.
+    fn make_opaque(&mut self, folder: &OwnedFd, path: &CStr, attribute: &str) -> rustix::io::Result<()> {
+        if sys::get_xattr(folder.as_fd(), OsStr::new(attribute))?.is_some() {
+            return Ok(());
+        }
+        sys::set_xattr(folder.as_fd(), OsStr::new(attribute), b"y")?;
+        for name in sys::names(folder.as_fd())? {
+            let Some(stat) = sys::stat(folder.as_fd(), &name)? else { continue };
+            let path = join(path, &name)?;
+            if sys::file_type(&stat) == FileType::Directory && !self.ghosts.contains(&stat.st_ino) {
+                self.make_opaque(&sys::open_beneath(folder.as_fd(), &name, sys::DIR)?, &path, attribute)?;
+            } else if sys::file_type(&stat) == FileType::Directory || is_whiteout(&stat) || self.copied.remove(&path) {
+                tree::remove(folder.as_fd(), &name)?;
+            }
+        }
+        Ok(())
     }
 
     /// What leads to the layer's own things is its own too.
     fn note_ancestors(&mut self, place: &Rc<Place>) -> rustix::io::Result<()> {
         let noted = self.noted.as_ref().is_some_and(|noted| Rc::ptr_eq(noted, place));
-        if !(self.books.kept || !self.ghosts.is_empty()) || noted || place.path.as_bytes() == b"." {
+        let no_books = !self.books.kept && self.ghosts.is_empty();
+        if no_books || noted || place.path.as_bytes() == b"." {
             return Ok(());
         }
         let mut folder = rustix::fs::openat(&self.target.upper, c".", sys::PLACE, Mode::empty())?;
@@ -562,26 +589,6 @@ impl Extract<'_> {
         self.times = kept;
         Ok(())
     }
-}
-
-/// Makes a folder opaque, and those in it: nothing below is left for them to show, and the kernel would list the
-/// whiteouts in them as files. A second time there is nothing to do, so that nesting costs nothing.
-fn make_opaque(folder: &OwnedFd, attribute: &str) -> rustix::io::Result<()> {
-    let attribute = OsStr::new(attribute);
-    if sys::get_xattr(folder.as_fd(), attribute)?.is_some() {
-        return Ok(());
-    }
-    sys::set_xattr(folder.as_fd(), attribute, b"y")?;
-    for name in sys::names(folder.as_fd())? {
-        match sys::stat(folder.as_fd(), &name)? {
-            Some(stat) if is_whiteout(&stat) => rustix::fs::unlinkat(folder, &name, AtFlags::empty())?,
-            Some(stat) if sys::file_type(&stat) == FileType::Directory => {
-                make_opaque(&sys::open_beneath(folder.as_fd(), &name, sys::DIR)?, &attribute.to_string_lossy())?;
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// The time of an entry as both of its times: when it was read is not in the archive.
