@@ -31,13 +31,7 @@ pub struct Record {
     pub created: SystemTime,
     /// How far its making came.
     pub stage: Stage,
-    /// What every version of a record has.
-#[derive(Deserialize)]
-struct Format {
-    version: u32,
-}
-
-/// The kernel's boot id when `stage` was written: after a reboot nothing of it runs.
+    /// The kernel's boot id when `stage` was written: after a reboot nothing of it runs.
     pub boot_id: String,
     /// Its cgroup, from the root of the hierarchies.
     pub cgroup: String,
@@ -103,6 +97,12 @@ impl Record {
         let cgroup = format!("{}/{id}", cgroup_parent.trim_end_matches('/'));
         Ok(Self { version: VERSION, id, name, created: SystemTime::now(), stage, boot_id: boot_id()?, cgroup, request })
     }
+}
+
+/// What every version of a record has.
+#[derive(Deserialize)]
+struct Format {
+    version: u32,
 }
 
 /// The kernel's boot id: another one after each boot.
