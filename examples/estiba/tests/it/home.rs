@@ -114,6 +114,7 @@ impl Home {
 
     /// The world below this home as it is now.
     pub(crate) fn look(&self) -> World {
+        processes::reap();
         World::look(&[self.root(), self.folder.path().join("run")], &self.cgroup)
     }
 
@@ -160,6 +161,7 @@ impl Drop for Home {
         // Of a trial that failed anything may be left; all that is below this process is the trial's.
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
+            processes::reap();
             let left = processes::below();
             if left.is_empty() || Instant::now() > deadline {
                 break;

@@ -111,23 +111,25 @@ fn strike(home: &Home, victim: Victim, moment: Duration, others: &[i32]) -> Resu
     let mut command = home.command(&["run", "--rm", HELLO, "sleep", "0.02"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     std::thread::sleep(moment);
+    // It starts as a copy of the command, and gets its name by its first execve; where it is not there yet (or any more)
+    // this is a kill of nothing, as it may happen.
+    let own = || shims().into_iter().filter(|pid| !others.contains(pid)).collect::<Vec<_>>();
+    let shim = if victim == Victim::Command { Vec::new() } else { own() };
     if victim != Victim::Shim {
         child.kill()?;
     }
-    if victim != Victim::Command {
-        // It starts as a copy of the command, and gets its name by its first execve; where it is not there yet (or any
-        // more) this is a kill of nothing, as it may happen.
-        for shim in shims().into_iter().filter(|pid| !others.contains(pid)) {
-            processes::end(shim);
-        }
-    }
+    shim.into_iter().for_each(processes::end);
     let status = wait(&mut child)?;
+    if victim == Victim::Both {
+        // One that the command has started in its last moment.
+        own().into_iter().for_each(processes::end);
+    }
     if victim == Victim::Shim && status.code().is_none() {
         return Err(format!("the command ended with {status} as its shim was killed").into());
     }
     if victim == Victim::Command {
         // The container goes on, and its shim removes it in the end.
-        until("the end of the container", || shims().iter().all(|pid| others.contains(pid)))?;
+        until("the end of the container", || own().is_empty())?;
     }
     Ok(())
 }

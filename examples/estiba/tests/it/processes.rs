@@ -41,8 +41,21 @@ impl Process {
     }
 }
 
-/// All living processes below this one. Orphans that have ended are reaped: they are this process's own.
+/// All living processes below this one.
 pub(crate) fn below() -> Vec<Process> {
+    all_below().into_iter().filter(|process| !process.zombie).collect()
+}
+
+/// Reaps orphans that have ended: they are this process's own. Not to be called while a child that was started here may
+/// have ended and was not waited for.
+pub(crate) fn reap() {
+    let me = std::process::id() as i32;
+    for process in all_below().into_iter().filter(|process| process.zombie && process.parent == me) {
+        let _ = waitpid(Pid::from_raw(process.pid), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL));
+    }
+}
+
+fn all_below() -> Vec<Process> {
     let me = std::process::id() as i32;
     let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
     let all: BTreeMap<i32, Process> = numbers
@@ -63,15 +76,7 @@ pub(crate) fn below() -> Vec<Process> {
         }
         false
     };
-    let mut found = Vec::new();
-    for process in all.values().filter(|process| is_below(process)) {
-        if !process.zombie {
-            found.push(process.clone());
-        } else if process.parent == me {
-            let _ = waitpid(Pid::from_raw(process.pid), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL));
-        }
-    }
-    found
+    all.values().filter(|process| is_below(process)).cloned().collect()
 }
 
 /// SIGKILL for one process that this test has started or inherited.

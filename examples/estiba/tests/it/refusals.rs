@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::process::Stdio;
 
 use libtest_mimic::Trial;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::home::{Ended, HELLO, Home, Result, finish, wait};
 use crate::image::{Layer, Layout, busybox, docker_archive};
 use crate::need::{Need, text, trial};
+use crate::running::started;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -202,13 +204,12 @@ fn commands(home: &Home) -> Result {
 }
 
 fn name_taken(home: &Home) -> Result {
-    let mut holder = home.command(&["run", "--rm", "-i", "--name", "taken", HELLO, "cat"]);
-    let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-    crate::home::until("the container", || home.run(&["ps"]).is_ok_and(|ps| ps.out.contains("taken")))?;
+    let arguments = ["run", "--rm", "--name", "taken", HELLO, "signal-wait"];
+    let (mut holder, _out) = started(home, &arguments, "ready")?;
     let before = home.look();
     refused(home.run(&["run", "--rm", "--name", "taken", HELLO, "exit", "0"])?, 125, &["taken"])?;
     home.settled_as(&before, |_| true)?;
-    drop(holder.stdin.take());
+    kill(Pid::from_raw(holder.id() as i32), Signal::SIGTERM)?;
     assert_eq!(wait(&mut holder)?.code(), Some(0));
     // Free again with its owner's end.
     home.run(&["run", "--rm", "--name", "taken", HELLO, "exit", "0"])?.expect_status(0)?;
