@@ -6,7 +6,7 @@ mod record;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use oci_spec::runtime::Spec;
@@ -143,6 +143,7 @@ impl Native {
                 root_switch: options.root_switch,
                 root_path: root_path.as_deref(),
                 filter: filter.is_some(),
+                kcore: Path::new("/proc/kcore").exists(),
             },
         )?;
 

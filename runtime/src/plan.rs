@@ -70,6 +70,8 @@ pub(crate) struct Host<'a> {
     pub(crate) root_path: Option<&'a Path>,
     /// Whether there is a seccomp filter to load.
     pub(crate) filter: bool,
+    /// Whether the kernel shows its memory as `/proc/kcore`.
+    pub(crate) kcore: bool,
 }
 
 /// What the parent opens before the clone.

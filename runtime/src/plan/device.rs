@@ -18,12 +18,11 @@ const DEFAULT: [(&str, u32, u32); 6] = [
     ("/dev/tty", 5, 0),
 ];
 
-const LINKS: [(&str, &std::ffi::CStr); 5] = [
+const LINKS: [(&str, &std::ffi::CStr); 4] = [
     ("/dev/fd", c"/proc/self/fd"),
     ("/dev/stdin", c"/proc/self/fd/0"),
     ("/dev/stdout", c"/proc/self/fd/1"),
     ("/dev/stderr", c"/proc/self/fd/2"),
-    ("/dev/core", c"/proc/kcore"),
 ];
 
 /// A device node.
@@ -47,7 +46,8 @@ impl Planner<'_> {
             let node = Node { path: path.into(), mode: libc::S_IFCHR | 0o666, rdev, uid: 0, gid: 0 };
             self.device(node, "devices")?;
         }
-        for (path, to) in LINKS {
+        let core = Some(("/dev/core", c"/proc/kcore")).filter(|_| self.host.kcore);
+        for (path, to) in LINKS.into_iter().chain(core) {
             let target = Target::new(Path::new(path), "devices")?;
             self.steps.push(Step::Link { target, to: to.to_owned(), replace: false });
         }

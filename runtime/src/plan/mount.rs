@@ -132,6 +132,10 @@ impl Planner<'_> {
         }
         let source = mount.source().as_deref().unwrap_or(Path::new(kind));
         let mut parameters = vec![(c"source".to_owned(), Some(c_path(source, field)?))];
+        // As mount(2) does it: the filesystem, and not only its mount.
+        if options.top.set & attribute::RDONLY != 0 {
+            parameters.push((c"ro".to_owned(), None));
+        }
         for (key, value) in &options.data {
             let value = value.as_ref().map(|value| c_string(value.as_bytes(), field)).transpose()?;
             if value.as_ref().is_some_and(|value| value.as_bytes().len() > 255) {

@@ -1,0 +1,139 @@
+//! The same bundle under runc and under this runtime looks the same from inside.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use libtest_mimic::{Failed, Trial};
+use serde_json::{Value, json};
+
+use crate::sandbox::{Outcome, Sandbox, privileged, same};
+
+const RUNC: &str = "/usr/sbin/runc";
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let cases: [(&str, fn() -> Outcome); 5] = [
+        ("like_runc_by_default", || compare(|_| {})),
+        ("like_runc_with_a_user", || {
+            compare(|spec| {
+                spec["process"]["user"] = json!({"uid": 1000, "gid": 1000, "umask": 0o77, "additionalGids": [4, 24]});
+                spec["process"]["cwd"] = json!("/a/b");
+                spec["process"]["noNewPrivileges"] = json!(false);
+                spec["process"]["oomScoreAdj"] = json!(100);
+            })
+        }),
+        ("like_runc_with_mounts", || {
+            compare(|spec| {
+                spec["root"]["readonly"] = json!(true);
+                let list = spec["mounts"].as_array_mut().expect("a list");
+                list.push(json!({"destination": "/t", "type": "tmpfs", "source": "x", "options": ["noexec", "mode=1777", "size=1m", "noatime"]}));
+                list.push(json!({"destination": "/e", "type": "bind", "source": "/etc", "options": ["rbind", "ro", "nosuid"]}));
+                list.push(json!({"destination": "/f", "type": "bind", "source": "/etc/hostname", "options": ["bind"]}));
+            })
+        }),
+        ("like_runc_with_devices", || {
+            compare(|spec| {
+                spec["linux"]["devices"] = json!([
+                    {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 1, "gid": 2},
+                    {"path": "/dev/sub/loop", "type": "b", "major": 7, "minor": 0}
+                ]);
+                spec["linux"]["sysctl"] = json!({"net.ipv4.ip_unprivileged_port_start": "0"});
+            })
+        }),
+        ("like_runc_with_capabilities_and_limits", || {
+            compare(|spec| {
+                let some = json!(["CAP_NET_RAW", "CAP_CHOWN", "CAP_SYS_CHROOT"]);
+                spec["process"]["capabilities"] = json!({"bounding": some, "effective": ["CAP_CHOWN"], "permitted": some, "inheritable": ["CAP_NET_RAW"], "ambient": ["CAP_NET_RAW"]});
+                spec["process"]["rlimits"] = json!([
+                    {"type": "RLIMIT_CORE", "hard": 10, "soft": 5}, {"type": "RLIMIT_STACK", "hard": 9_000_000, "soft": 8_000_000}
+                ]);
+            })
+        }),
+    ];
+    cases
+        .into_iter()
+        .map(|(name, run)| {
+            let trial = privileged(name, run);
+            if Path::new(RUNC).exists() { trial } else { trial.with_ignored_flag(true).with_kind("needs runc") }
+        })
+        .collect()
+}
+
+/// What a process can find out about itself. Numbers of mounts and inodes, and their order, are nobody's promise.
+const LOOK: &str = "id; umask; pwd; hostname; grep -E 'Cap|NoNew|Seccomp:|Groups|Sig(Blk|Cgt)' /proc/self/status; \
+    cat /proc/self/limits /proc/self/oom_score_adj /proc/sys/net/ipv4/ip_unprivileged_port_start; \
+    cd /dev; find . ! -name . ! -path './pts/*' ! -path './mqueue/*' | sort | while read f; do stat -c '%n %F %a %u %g %t:%T' $f; readlink $f; done; \
+    for ns in pid net ipc uts mnt cgroup user; do test $(readlink /proc/self/ns/$ns) = $(cat /host.$ns) && echo shares $ns; done; \
+    sed 's/^[0-9]* [0-9]* [0-9:]* //; s/ - / /; s/\\(master\\|shared\\):[0-9]* //g' /proc/self/mountinfo | sort";
+
+fn compare(change: fn(&mut Value)) -> Outcome {
+    let mut sandbox = Sandbox::new();
+    change(&mut sandbox.spec);
+    // Each hierarchy of version 1 is shown by one, and those with a folder of the container's by the other.
+    let list = sandbox.spec["mounts"].as_array_mut().expect("a list");
+    list.retain(|mount| mount["type"] != "cgroup");
+    let root = sandbox.rootfs();
+    for applet in ["find", "sed", "readlink"] {
+        let link = root.join("bin").join(applet);
+        if !link.is_symlink() {
+            std::os::unix::fs::symlink("busybox", link)?;
+        }
+    }
+    for name in ["dev", "proc", "sys", "a", "a/b", "t", "e"] {
+        fs::create_dir_all(root.join(name))?;
+    }
+    fs::write(root.join("f"), "")?;
+    for kind in ["pid", "net", "ipc", "uts", "mnt", "cgroup", "user"] {
+        let link = fs::read_link(format!("/proc/self/ns/{kind}"))?;
+        fs::write(root.join(format!("host.{kind}")), link.to_str().expect("text"))?;
+    }
+    sandbox.script(LOOK);
+    let ours = sandbox.output()?;
+    let theirs = runc(&sandbox)?;
+    let path = sandbox.rootfs().display().to_string();
+    let clean = |text: &str| -> Vec<String> {
+        text.lines().map(|line| line.replace(&path, "ROOT")).filter(|line| kept(line)).map(known).collect()
+    };
+    let (ours, theirs) = (clean(&ours), clean(&theirs));
+    same(ours.len() > 50, true)?;
+    let only = |one: &[String], other: &[String]| -> Vec<String> {
+        one.iter().filter(|line| !other.contains(line)).cloned().collect()
+    };
+    let (more, less) = (only(&ours, &theirs), only(&theirs, &ours));
+    if more.is_empty() && less.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("only here:\n{}\nonly under runc:\n{}", more.join("\n"), less.join("\n")).into())
+    }
+}
+
+/// What differs on purpose: runc gives every masked folder a tmpfs with other attributes. (It also leaves SIGURG ignored, which is why
+/// `SigIgn` is not looked at.)
+fn kept(line: &str) -> bool {
+    !line.contains(" tmpfs tmpfs ro,")
+}
+
+/// Masked folders are checked by their own test.
+fn known(line: String) -> String {
+    let mut fields = line.split(' ');
+    match (fields.next(), fields.next()) {
+        (Some("/"), Some(place @ ("/proc/acpi" | "/sys/firmware" | "/proc/scsi"))) => format!("{place} is masked"),
+        _ => line,
+    }
+}
+
+fn runc(sandbox: &Sandbox) -> Result<String, Failed> {
+    fs::write(sandbox.bundle_path().join("config.json"), serde_json::to_vec(&sandbox.spec)?)?;
+    let output = Command::new(RUNC)
+        .arg("--root")
+        .arg(sandbox.outside().join("runc"))
+        .args(["run", "--bundle"])
+        .arg(sandbox.bundle_path())
+        .arg(sandbox.id.as_str())
+        .stdin(Stdio::null())
+        .output()?;
+    if !output.status.success() {
+        return Err(format!("runc: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
