@@ -51,10 +51,10 @@ pub(crate) struct Run {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Memory limit (512m, 1.5g), swap included
-    #[arg(short, long, value_name = "BYTES", value_parser = quantity::bytes)]
+    #[arg(short, long, value_name = "BYTES", allow_negative_numbers = true, value_parser = quantity::bytes)]
     memory: Option<u64>,
     /// How many CPUs it may use (1.5)
-    #[arg(long, value_name = "NUMBER", value_parser = quantity::nano_cpus)]
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = quantity::nano_cpus)]
     cpus: Option<u64>,
     /// How many processes and threads it may have (-1: any number)
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
