@@ -153,8 +153,12 @@ fn imports_what_docker_saves_since_25() {
 }
 
 fn imports_from_memory() {
+    // Larger than what is kept of a compressed archive, and hard to compress.
+    let noise = |seed: u32| -> Vec<u8> {
+        (0..200_000_u32).map(|n| (n.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    };
     let mut files = Files::default();
-    let made = files.image("embedded", "amd64");
+    let made = files.image_of(vec![noise(1), noise(1 << 20)], "amd64");
     files.list(&[(Some("embedded"), made.manifest.clone())]);
     for tar in [files.tar(), gzip(&files.tar())] {
         let archive = OciArchive::from_bytes(Box::leak(tar.into_boxed_slice())).expect("opens");
@@ -174,7 +178,7 @@ fn imports_from_memory() {
         loop {
             let mut done = true;
             for ((reader, _), content) in readers.iter_mut().zip(&mut contents) {
-                let mut byte = [0; 7];
+                let mut byte = [0; 7001];
                 let count = reader.read(&mut byte).expect("reads");
                 content.extend_from_slice(&byte[..count]);
                 done &= count == 0;

@@ -40,7 +40,11 @@ impl Files {
 
     /// Adds an image of a plain and a gzip layer whose content depends on `seed`.
     pub(crate) fn image(&mut self, seed: &str, architecture: &str) -> Made {
-        let tars = vec![layer(&format!("{seed} one")), layer(&format!("{seed} two"))];
+        self.image_of(vec![layer(&format!("{seed} one")), layer(&format!("{seed} two"))], architecture)
+    }
+
+    /// Adds an image of two layers, of which the second is stored with gzip.
+    pub(crate) fn image_of(&mut self, tars: Vec<Vec<u8>>, architecture: &str) -> Made {
         let one = self.blob(MediaType::ImageLayer.as_ref(), &tars[0]);
         let two = self.blob(MediaType::ImageLayerGzip.as_ref(), &gzip(&tars[1]));
         let config = config(architecture, &tars);
