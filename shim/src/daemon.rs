@@ -116,10 +116,14 @@ fn leave(mut server: Server, ending: Ending, lock: Flock<File>) -> Result<Infall
     }
     server.task.return_home();
     let command = server.task.arguments().exit_command.clone();
-    // The socket first, so that whoever connects from now on is refused and not forgotten.
-    drop(server);
-    if ending == Ending::Shutdown || command.is_empty() {
+    let last = ending == Ending::Shutdown || command.is_empty();
+    if last {
+        // While clients still see it alive: afterwards the folder is theirs to remove.
         let _ = std::fs::remove_file(SOCKET);
+    }
+    // The socket is closed first, so that whoever connects from now on is refused and not forgotten.
+    drop(server);
+    if last {
         drop(lock);
         std::process::exit(0);
     }

@@ -28,6 +28,7 @@ pub(crate) const CASES: &[Case] = &[
     ("the_shim_is_protected_and_the_container_is_not", the_shim_is_protected_and_the_container_is_not),
     ("the_shim_is_small", the_shim_is_small),
     ("the_shim_is_nobodys_child", the_shim_is_nobodys_child),
+    ("twenty_at_once_keep_apart", twenty_at_once_keep_apart),
     ("one_shim_a_folder", one_shim_a_folder),
     ("a_shim_that_does_not_start_is_explained", a_shim_that_does_not_start_is_explained),
 ];
@@ -379,6 +380,25 @@ fn the_shim_is_nobodys_child() -> Outcome {
     assert!(open <= 8, "{open} descriptors are open");
     client.shutdown()?;
     bundle.assert_gone();
+    Ok(())
+}
+
+fn twenty_at_once_keep_apart() -> Outcome {
+    let run = |number: u32| -> Result<(), Error> {
+        let bundle = Bundle::script(&format!("echo number {number}; exit {}", number + 1));
+        let mut client = bundle.spawn();
+        let output = drain(bundle.create(&mut client));
+        client.start()?;
+        assert_eq!(client.wait()?.exit_status, number + 1);
+        assert_eq!(output.join().expect("stdout"), format!("number {number}\n").into_bytes());
+        assert_eq!(bundle.exit_record().expect("a record").status, number as i32 + 1);
+        bundle.finish(&mut client);
+        Ok(())
+    };
+    let threads: Vec<_> = (0..20).map(|number| std::thread::spawn(move || run(number))).collect();
+    for thread in threads {
+        thread.join().expect("thread")?;
+    }
     Ok(())
 }
 
