@@ -582,19 +582,30 @@ fn enable_controllers(parent: &Path, plan: &Plan, available: &[String]) -> Resul
     let usual = ALWAYS.into_iter().filter(|c| c.v2_name().is_some_and(|name| available.iter().any(|a| a == name)));
     usual.for_each(|c| add(&mut all, c));
     let text = |names: &[&str]| names.iter().map(|n| format!("+{n}")).collect::<Vec<_>>().join(" ");
-    if all.is_empty() || folder.write("cgroup.subtree_control", &text(&all)).is_ok() {
+    if all.is_empty() {
         return Ok(());
     }
-    // Without the usual ones a container runs; without the needed ones a limit would not hold.
-    if needed.is_empty() {
-        return Ok(());
-    }
-    folder.write("cgroup.subtree_control", &text(&needed)).map_err(|source| Error::CgroupControllers {
+    let refused = |occupied, source| Error::CgroupControllers {
         path: parent.to_owned(),
         controllers: text(&needed),
-        occupied: source.raw_os_error() == Some(libc::EBUSY),
+        occupied,
         source,
-    })
+    };
+    // Only the root, which has no type, may have processes and controlled children. The kernel refuses that for some controllers,
+    // and for others makes the children ones that no process can join.
+    let kind = folder.read("cgroup.type");
+    if kind.is_ok() && !folder.processes().map_err(failed)?.is_empty() {
+        if needed.is_empty() {
+            return Ok(());
+        }
+        return Err(refused(true, io::Error::from_raw_os_error(libc::EBUSY)));
+    }
+    // Without the usual ones a container runs; without the needed ones a limit would not hold.
+    if folder.write("cgroup.subtree_control", &text(&all)).is_ok() || needed.is_empty() {
+        return Ok(());
+    }
+    let written = folder.write("cgroup.subtree_control", &text(&needed));
+    written.map_err(|source| refused(source.raw_os_error() == Some(libc::EBUSY), source))
 }
 
 /// A new version 1 cpuset is empty, and nothing can join it: each level takes what its parent has.

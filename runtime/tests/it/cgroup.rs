@@ -33,7 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         path.is_some_and(|c| c.paths().iter().any(|p| p.controllers.iter().any(|n| n == controller)))
     };
     for (controller, name, run) in [
-        ("memory", "cgroup_v1_memory_limit_kills", memory as fn() -> Outcome),
+        ("memory", "cgroup_v1_memory_limit_kills", (|| memory(&detect()?)) as fn() -> Outcome),
         ("memory", "cgroup_v1_memory_limits_go_up_and_down", update),
         ("pids", "cgroup_v1_pids_limit_stops_a_fork_loop", || pids(&detect()?)),
         ("devices", "cgroup_v1_devices", || devices(&detect()?)),
@@ -47,7 +47,27 @@ pub(crate) fn trials() -> Vec<Trial> {
             &format!("needs the {controller} controller of version 1"),
         ));
     }
-    let v2 = unified().is_some();
+    let v2 = unified();
+    let available = v2.as_ref().and_then(|h| {
+        let none = Cgroup::open(h, "/estiba-test-none").ok()?;
+        fs::read_to_string(none.paths()[0].path.with_file_name("cgroup.controllers")).ok()
+    });
+    let available = available.unwrap_or_default();
+    let has = |controller: &str| available.split_whitespace().any(|a| a == controller);
+    for (controller, name, run) in [
+        ("memory", "cgroup_v2_memory_limit_kills", (|| memory(&unified().ok_or("no version 2")?)) as fn() -> Outcome),
+        ("pids", "cgroup_v2_pids_limit_stops_a_fork_loop", || pids(&unified().ok_or("no version 2")?)),
+        ("cpu", "cgroup_v2_values", v2_values),
+        ("memory", "cgroup_v2_limits_change", v2_update),
+        ("cpu", "cgroup_v2_occupied_parent_is_named", v2_occupied),
+    ] {
+        trials.push(only(
+            privileged(name, run),
+            has(controller),
+            &format!("needs the {controller} controller in version 2"),
+        ));
+    }
+    let v2 = v2.is_some();
     for (name, run) in [
         ("cgroup_v2_is_made_and_removed", (|| simple(&unified().ok_or("no version 2")?)) as fn() -> Outcome),
         ("cgroup_v2_devices", || devices(&unified().ok_or("no version 2")?)),
@@ -135,12 +155,10 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) -> Outcome {
     Ok(())
 }
 
-/// The folder of the hierarchy with this controller; "" for version 2.
+/// The folder of the version 1 hierarchy with this controller, else that of version 2.
 fn folder(cgroup: &Cgroup, controller: &str) -> Result<PathBuf, Failed> {
-    let found = cgroup.paths().iter().find(|p| match controller {
-        "" => p.controllers.is_empty(),
-        _ => p.controllers.iter().any(|c| c == controller),
-    });
+    let with = |p: &&estiba_runtime::cgroup::CgroupPath| p.controllers.iter().any(|c| c == controller);
+    let found = cgroup.paths().iter().find(with).or_else(|| cgroup.paths().iter().find(|p| p.controllers.is_empty()));
     found.map(|p| p.path.clone()).ok_or_else(|| format!("no folder with {controller:?}").into())
 }
 
@@ -311,9 +329,9 @@ fn relative() -> Outcome {
     Ok(())
 }
 
-fn memory() -> Outcome {
+fn memory(hierarchies: &Hierarchies) -> Outcome {
     let limit = 16 << 20;
-    let cgroup = make(&detect()?, json!({ "memory": { "limit": limit } }))?;
+    let cgroup = make(hierarchies, json!({ "memory": { "limit": limit } }))?;
     // A buffer of 8 MiB fits, one of 64 does not.
     let write = |size: &str| run(&cgroup, &format!("exec dd if=/dev/zero of=/dev/null bs={size} count=1"));
     demand(write("8M")?.success(), || "what fits does not run".to_owned())?;
@@ -523,4 +541,69 @@ fn v2_refused() -> Outcome {
     }
     // No limit is no demand.
     make(&hierarchies, json!({ "pids": { "limit": -1 }, "memory": { "limit": -1 } })).map(drop)
+}
+
+fn v2_values() -> Outcome {
+    let hierarchies = unified().ok_or("no version 2")?;
+    let table = [
+        (json!({ "cpu": { "shares": 1024 } }), "cpu.weight", "100"),
+        (json!({ "cpu": { "shares": 262_144 } }), "cpu.weight", "10000"),
+        (json!({ "cpu": { "quota": 50000, "period": 200_000 } }), "cpu.max", "50000 200000"),
+        (json!({ "cpu": { "quota": 50000 } }), "cpu.max", "50000 100000"),
+        (json!({ "cpu": { "period": 50000 } }), "cpu.max", "max 50000"),
+        (json!({ "cpu": { "quota": 50000, "burst": 20000 } }), "cpu.max.burst", "20000"),
+        (json!({ "cpu": { "idle": 1 } }), "cpu.idle", "1"),
+        (json!({ "cpu": { "cpus": "0", "mems": "0" } }), "cpuset.cpus", "0"),
+        (json!({ "memory": { "limit": 1 << 26, "swap": 1 << 26, "reservation": 1 << 25 } }), "memory.max", "67108864"),
+        (json!({ "memory": { "limit": 1 << 26, "reservation": 1 << 25 } }), "memory.low", "33554432"),
+        (json!({ "pids": { "limit": 33 } }), "pids.max", "33"),
+        (json!({ "unified": { "memory.high": "1048576", "cgroup.max.depth": "3" } }), "memory.high", "1048576"),
+        (json!({ "unified": { "cgroup.max.depth": "3" } }), "cgroup.max.depth", "3"),
+    ];
+    for (value, file, want) in table {
+        let cgroup = make(&hierarchies, value.clone())?;
+        let got = read(&cgroup, "", file)?;
+        demand(got == want, || format!("{value}: {file} is {got}"))?;
+    }
+    Ok(())
+}
+
+fn v2_update() -> Outcome {
+    let hierarchies = unified().ok_or("no version 2")?;
+    // Nothing was limited, yet everything usual can be limited later.
+    let cgroup = make(&hierarchies, json!({}))?;
+    cgroup.set(&resources(
+        json!({ "memory": { "limit": 1 << 26 }, "cpu": { "quota": 30000 }, "pids": { "limit": 5 } }),
+    )?)?;
+    cgroup.set(&resources(json!({ "cpu": { "period": 50000 } }))?)?;
+    for (file, want) in [("memory.max", "67108864"), ("cpu.max", "30000 50000"), ("pids.max", "5")] {
+        let got = read(&cgroup, "", file)?;
+        demand(got == want, || format!("{file} is {got}"))?;
+    }
+    let mut child = spawn(&cgroup, "exec sleep 100")?;
+    until("it has joined", || cgroup.pids().is_ok_and(|p| p.len() == 1))?;
+    match cgroup.set(&resources(json!({ "memory": { "limit": 4096, "checkBeforeUpdate": true } }))?) {
+        Err(Error::MemoryInUse { limit: 4096, .. }) => {}
+        other => return Err(format!("{other:?}").into()),
+    }
+    cgroup.kill()?;
+    child.wait()?;
+    Ok(())
+}
+
+fn v2_occupied() -> Outcome {
+    let hierarchies = unified().ok_or("no version 2")?;
+    let path = name();
+    let parent = Made(Cgroup::create(&hierarchies, &path, None)?);
+    let mut child = spawn(&parent, "exec sleep 100")?;
+    until("it has joined", || parent.pids().is_ok_and(|p| p.len() == 1))?;
+    let below = format!("{path}/below");
+    // A limit needs a controller that the parent cannot hand down; without one the container runs.
+    let limited = Cgroup::create(&hierarchies, &below, Some(&resources(json!({ "pids": { "limit": 5 } }))?));
+    let refused = matches!(&limited, Err(Error::CgroupControllers { occupied: true, .. }));
+    let free = Cgroup::create(&hierarchies, &below, None).map(Made);
+    drop(free?);
+    parent.kill()?;
+    child.wait()?;
+    demand(refused, || format!("{limited:?}"))
 }
