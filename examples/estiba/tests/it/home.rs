@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::need::campaign;
 use crate::processes;
 use crate::world::{World, hierarchies};
 
@@ -17,7 +18,9 @@ pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Result<T = ()> = std::result::Result<T, Error>;
 
 /// Longer than any run takes on a loaded machine; a run that takes more hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) fn patience() -> Duration {
+    Duration::from_secs(if campaign() { 600 } else { 40 })
+}
 
 /// The image inside the program.
 pub(crate) const HELLO: &str = "embedded:hello";
@@ -208,7 +211,7 @@ pub(crate) fn finish(command: &mut Command) -> Result<Ended> {
 
 /// Waits for a child, but not for ever.
 pub(crate) fn wait(child: &mut Child) -> Result<ExitStatus> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
@@ -216,7 +219,7 @@ pub(crate) fn wait(child: &mut Child) -> Result<ExitStatus> {
         if Instant::now() > deadline {
             child.kill()?;
             child.wait()?;
-            return Err(format!("it did not end within {PATIENCE:?}").into());
+            return Err(format!("it did not end within {:?}", patience()).into());
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -224,10 +227,10 @@ pub(crate) fn wait(child: &mut Child) -> Result<ExitStatus> {
 
 /// Waits until something is so.
 pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Result {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     while !is_so() {
         if Instant::now() > deadline {
-            return Err(format!("{what} did not come about within {PATIENCE:?}").into());
+            return Err(format!("{what} did not come about within {:?}", patience()).into());
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -127,9 +127,8 @@ fn strike(home: &Home, victim: Victim, moment: Duration, others: &[i32]) -> Resu
     if victim == Victim::Shim && status.code().is_none() {
         return Err(format!("the command ended with {status} as its shim was killed").into());
     }
-    if victim == Victim::Command {
-        // The container goes on, and its shim removes it in the end.
-        until("the end of the container", || own().is_empty())?;
-    }
+    // Of the command alone the container goes on, and its shim removes it in the end. One that was killed is gone only
+    // when it has ended: until then it holds its lock.
+    until("the end of the shim", || own().is_empty())?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use nix::pty::{OpenptyResult, Winsize, openpty};
 
-use crate::home::{PATIENCE, Result, wait};
+use crate::home::{Result, patience, wait};
 use crate::sys;
 
 /// A command whose terminal is ours to type at and to read.
@@ -63,7 +63,7 @@ impl Terminal {
 
     /// Reads until the text is shown, and returns what came before it since the last look.
     pub(crate) fn read_until(&mut self, text: &str) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         loop {
             if let Some(at) = self.shown[self.seen..].find(text) {
                 let before = self.shown[self.seen..self.seen + at].to_owned();
