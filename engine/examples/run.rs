@@ -27,10 +27,8 @@ async fn run() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let (Some(mut stdout), Some(mut stderr)) = (running.stdout.take(), running.stderr.take()) else {
         return Err("no output is connected".into());
     };
-    let copied = tokio::try_join!(
-        tokio::io::copy(&mut stdout, &mut tokio::io::stdout()),
-        tokio::io::copy(&mut stderr, &mut tokio::io::stderr()),
-    );
+    let (mut out, mut err) = (tokio::io::stdout(), tokio::io::stderr());
+    let copied = tokio::try_join!(tokio::io::copy(&mut stdout, &mut out), tokio::io::copy(&mut stderr, &mut err));
     let exit = running.wait().await?;
     running.finish().await?;
     copied?;

@@ -24,7 +24,7 @@ pub use engine::Engine;
 pub use error::{Error, Result};
 pub use identity::{ContainerName, Id};
 pub use images::Image;
-pub use record::{Exit, Record, Status, Summary};
+pub use record::{Exit, Record, Stage, Status, Summary};
 pub use request::{Bind, CreateRequest, NetworkMode};
 pub use running::Running;
 

@@ -111,7 +111,11 @@ pub(crate) fn end(inner: &Inner, id: &Id) -> Result<()> {
     }
     let failed = |source| Error::Shim { operation: "kill", id: id.clone(), source: Box::new(source) };
     match estiba_shim::Client::connect(inner.records.bundle(id), id.as_str()) {
-        Ok(mut client) => client.kill_all(nix::libc::SIGKILL as u32).map_err(failed)?,
+        Ok(mut client) => match client.kill_all(nix::libc::SIGKILL as u32) {
+            // There is nothing to kill, or no longer: the shim is at its end.
+            Ok(()) | Err(estiba_shim::Error::Status { .. } | estiba_shim::Error::Disconnected { .. }) => {}
+            Err(error) => return Err(failed(error)),
+        },
         // It ended in this moment.
         Err(_) if !inner.records.has_shim(id)? => return Ok(()),
         Err(error) => return Err(failed(error)),

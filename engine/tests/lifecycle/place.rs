@@ -1,0 +1,155 @@
+//! A root, a run folder and a cgroup of a test's own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use estiba_engine::image::Layout;
+use estiba_engine::{Config, Engine, Image, ShimProgram};
+
+use crate::{Result, image};
+
+/// Why these tests cannot run here.
+pub(crate) fn missing() -> Option<String> {
+    if !fs::metadata(image::BUSYBOX).is_ok_and(|file| file.is_file()) {
+        return Some(format!("needs the static {}", image::BUSYBOX));
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective =
+        status.lines().find_map(|line| line.strip_prefix("Uid:")).and_then(|ids| ids.split_whitespace().nth(1));
+    (effective != Some("0")).then(|| "needs root".to_owned())
+}
+
+#[derive(Debug)]
+pub(crate) struct Place {
+    folder: tempfile::TempDir,
+    cgroup: String,
+    pub(crate) image: Image,
+}
+
+impl Place {
+    pub(crate) fn new() -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = tempfile::tempdir()?;
+        fs::create_dir(folder.path().join("root"))?;
+        let image = image::store(&Layout::open_or_create(folder.path().join("root/content"))?)?;
+        Ok(Self { folder, cgroup: format!("/estiba-test-engine-{}-{number}", std::process::id()), image })
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.folder.path().join("root")
+    }
+
+    fn run(&self) -> PathBuf {
+        self.folder.path().join("run")
+    }
+
+    pub(crate) async fn open(&self) -> Result<Engine> {
+        let config = Config {
+            root: self.root(),
+            run: self.run(),
+            shim: ShimProgram::Reexec,
+            cgroup_parent: self.cgroup.clone(),
+            ..Config::default()
+        };
+        Ok(Engine::open(config).await?)
+    }
+
+    /// Says what is left of containers.
+    pub(crate) fn is_clean(&self) -> Result {
+        let mut left = Vec::new();
+        for folder in
+            [self.root().join("containers"), self.root().join("names"), self.root().join("leases"), self.run()]
+        {
+            left.extend(entries(&folder));
+        }
+        let mut snapshots = Vec::new();
+        below(&self.root().join("snapshots"), &mut snapshots);
+        left.extend(snapshots.into_iter().filter(|path| {
+            path.file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| name.len() == 64 || name.starts_with("unpack-"))
+        }));
+        for hierarchy in entries(Path::new("/sys/fs/cgroup")) {
+            left.extend(
+                entries(&hierarchy.join(self.cgroup.trim_start_matches('/'))).into_iter().filter(|path| path.is_dir()),
+            );
+        }
+        left.extend(
+            shims(&self.folder.path().to_string_lossy()).into_iter().map(|pid| PathBuf::from(format!("/proc/{pid}"))),
+        );
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        left.extend(
+            mounts.lines().filter(|line| line.contains(&*self.folder.path().to_string_lossy())).map(PathBuf::from),
+        );
+        if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}").into()) }
+    }
+
+    /// Waits until nothing is left, with `each` done again and again.
+    pub(crate) async fn settles(&self, each: impl AsyncFn()) -> Result {
+        for _ in 0..100 {
+            each().await;
+            if self.is_clean().is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.is_clean()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // The folder of the test's own; a container that a failed test left keeps it busy.
+        for hierarchy in entries(Path::new("/sys/fs/cgroup")) {
+            let _ = fs::remove_dir(hierarchy.join(self.cgroup.trim_start_matches('/')));
+        }
+    }
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn below(folder: &Path, found: &mut Vec<PathBuf>) {
+    for path in entries(folder) {
+        if path.is_dir() && !path.is_symlink() && !path.ends_with("fs") {
+            below(&path, found);
+        }
+        found.push(path);
+    }
+}
+
+/// The shims whose arguments mention a text.
+fn shims(text: &str) -> Vec<i32> {
+    let pids =
+        entries(Path::new("/proc")).into_iter().filter_map(|path| path.file_name()?.to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        line.starts_with("estiba-shim") && line.contains(text)
+    })
+    .collect()
+}
+
+/// Kills the shim of a container of ours.
+pub(crate) fn kill_shim(id: &str) -> Result {
+    let shims = shims(id);
+    let [shim] = shims.as_slice() else { return Err(format!("there are {} shims of {id}", shims.len()).into()) };
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(*shim), nix::sys::signal::Signal::SIGKILL)?;
+    Ok(())
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
