@@ -47,11 +47,13 @@ pub(crate) fn all<S: Source>(archive: &mut Archive<'_, S>, target: &Target, limi
         copied: HashSet::new(),
     };
     while let Some(entry) = archive.next()? {
-        extract.entry(archive, &entry)?;
-        let steps = STEPS + STEPS_FOR_ENTRY * archive.entries;
-        if extract.places.steps > steps {
-            return Err(Error::LimitExceeded { what: "folders on the way", limit: steps, entry: show(&entry.name) });
+        let budget = STEPS + STEPS_FOR_ENTRY * archive.entries;
+        extract.places.budget = budget;
+        let done = extract.entry(archive, &entry);
+        if extract.places.steps > budget {
+            return Err(Error::LimitExceeded { what: "folders on the way", limit: budget, entry: show(&entry.name) });
         }
+        done?;
     }
     extract.set_times(None)?;
     Ok(extract.skipped_xattrs)

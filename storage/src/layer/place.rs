@@ -83,8 +83,9 @@ pub(crate) struct Places<'a> {
     /// The last folder, and the archive's path to it, if that has no symbolic link: then no entry made in the folder
     /// can change where the path leads.
     last: Option<(Vec<u8>, Rc<Place>)>,
-    /// Steps from folder to folder so far.
+    /// Steps from folder to folder so far, and how many there may be.
     pub(crate) steps: u64,
+    pub(crate) budget: u64,
     pub(crate) implied: Vec<Implied>,
 }
 
@@ -114,7 +115,7 @@ pub(crate) fn is_whiteout(stat: &Stat) -> bool {
 
 impl<'a> Places<'a> {
     pub(crate) fn new(target: &'a Target) -> Self {
-        Places { target, last: None, steps: 0, implied: Vec::new() }
+        Places { target, last: None, steps: 0, budget: u64::MAX, implied: Vec::new() }
     }
 
     /// The folder at `parts`, which is made if it is not there.
@@ -245,6 +246,9 @@ impl<'a> Places<'a> {
     /// What `name` is in a folder, seen through the layers.
     fn step(&mut self, stack: &Stack, name: &CStr) -> Result<Found> {
         self.steps += 1;
+        if self.steps > self.budget {
+            return Err(Errno::TOOBIG);
+        }
         let mut found = Stack::default();
         let layers = stack.upper.iter().map(|fd| (true, fd)).chain(stack.lowers.iter().map(|fd| (false, fd)));
         for (is_upper, layer) in layers {

@@ -43,7 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-const TREE: &str = r#"
+const TREE: &str = r"
 set -e
 mkdir -p usr/bin usr/share/doc etc/empty 'with space' $'new\nline'
 echo shell > usr/bin/sh; chmod 4755 usr/bin/sh; ln usr/bin/sh usr/bin/bash; ln -s sh usr/bin/dash; ln -s /usr/bin bin
@@ -62,7 +62,7 @@ setfattr -n user.note -v value etc/void; setfattr -n user.bin -v 0x00ff3d0a etc;
 setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 usr/share/data
 touch -d '2001-02-03 04:05:06.789012345' etc/void; touch -h -d '1999-01-01' usr/bin/dash; touch -d '1960-01-01' negative-time
 touch -d '2020-01-01' usr etc 'with space'
-"#;
+";
 
 fn bash(folder: &Path, script: &str) {
     let status = Command::new("bash").arg("-c").arg(script).current_dir(folder).status().expect("bash");

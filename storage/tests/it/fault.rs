@@ -48,7 +48,8 @@ pub(crate) fn work_if_asked() {
 fn work(overlay: &Overlay, layer: &[u8], me: u32, round: u64) -> Result<(), Error> {
     let key: Key = format!("k-{me}-{}", round % 7).parse()?;
     let name: Name = format!("sha256:{}", round % 5).parse()?;
-    let parent: Option<Name> = if round % 3 == 0 { None } else { Some(format!("sha256:{}", (round + 1) % 5).parse()?) };
+    let parent: Option<Name> =
+        if round.is_multiple_of(3) { None } else { Some(format!("sha256:{}", (round + 1) % 5).parse()?) };
     let mounts = overlay.prepare(&key, parent.as_ref())?;
     let target = Target::from_mounts(&mounts)?;
     apply(Cursor::new(layer), Compression::None, &target, &Limits::default())?;

@@ -349,16 +349,19 @@ fn errors_name_the_entry() {
     assert!(error.to_string().contains("xxx") && error.to_string().len() < 300, "{error}");
     assert!(std::error::Error::source(&error).is_some());
     assert!(!error.to_string().contains("os error"), "the cause is its own level: {error}");
-    struct Broken;
-    impl std::io::Read for Broken {
-        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
-            Err(std::io::Error::other("the network"))
-        }
-    }
     for compression in [Compression::Sniff, Compression::Gzip] {
         let target = Target::folder(root.path()).expect("a target");
         let reader = std::io::Read::chain(&b"\x1f\x8b\x08\0\0\0\0\0\0\0"[..], Broken);
         let error = apply(reader, compression, &target, &Limits::default()).expect_err("broken");
         assert!(matches!(error, Error::ReadLayer { .. }), "{error:?}");
+    }
+}
+
+/// A reader that fails.
+struct Broken;
+
+impl std::io::Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Err(std::io::Error::other("the network"))
     }
 }

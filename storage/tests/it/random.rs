@@ -1,5 +1,6 @@
 //! Random layers on top of each other: overlay, as the kernel shows it, and plain removal must come to the same tree.
 
+use std::fmt::Write as _;
 use std::io::Cursor;
 
 use estiba_storage::layer::{Compression, Limits, Target, apply};
@@ -40,7 +41,7 @@ impl Dice {
 fn layer(dice: &mut Dice) -> (Vec<u8>, String) {
     let mut tar = Tar::new();
     let mut story = String::new();
-    for _ in 0..1 + dice.roll(10) {
+    for _ in 0..=dice.roll(10) {
         let path = dice.path();
         let (folder, base) = path.rsplit_once('/').map_or(("", path.as_str()), |(f, b)| (f, b));
         let (next, line) = match dice.roll(9) {
@@ -66,7 +67,7 @@ fn layer(dice: &mut Dice) -> (Vec<u8>, String) {
                 (tar.clone().file(whiteout.trim_start_matches('/'), b""), format!("opaque {folder}/"))
             }
         };
-        story += &format!("    {line}\n");
+        writeln!(story, "    {line}").expect("text");
         tar = next;
     }
     (tar.finish(), story)
@@ -83,7 +84,7 @@ fn compare(seed: u64) {
     let key: Key = "layer".parse().expect("a key");
     for at in 0..4 {
         let (archive, lines) = layer(&mut dice);
-        story += &format!("  layer {at}\n{lines}");
+        write!(story, "  layer {at}\n{lines}").expect("text");
         let name: Name = format!("layer{at}").parse().expect("a name");
         let put = |snapshotter: &dyn Snapshotter| {
             let mounts = snapshotter.prepare(&key, parent.as_ref()).expect("prepare");

@@ -1,8 +1,8 @@
 //! Trees as text, to compare them.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
@@ -17,8 +17,8 @@ pub(crate) enum Times {
 /// Everything that can be seen of a tree, a line for each path.
 pub(crate) fn list(root: &Path, which: Times) -> BTreeMap<String, String> {
     let mut lines = BTreeMap::new();
-    let mut links: BTreeMap<(u64, u64), String> = BTreeMap::new();
-    visit(root, root, which, &mut lines, &mut links);
+    let mut seen: BTreeMap<(u64, u64), String> = BTreeMap::new();
+    visit(root, root, which, &mut lines, &mut seen);
     lines
 }
 
@@ -27,37 +27,37 @@ fn visit(
     path: &Path,
     which: Times,
     lines: &mut BTreeMap<String, String>,
-    links: &mut BTreeMap<(u64, u64), String>,
+    seen: &mut BTreeMap<(u64, u64), String>,
 ) {
     let stat = fs::symlink_metadata(path).expect("stat");
     let kind = stat.file_type();
     let name = path.strip_prefix(root).expect("below the root").to_string_lossy().into_owned();
     let mut line = format!("{:o} {}:{}", stat.mode(), stat.uid(), stat.gid());
     if !kind.is_dir() || which == Times::All {
-        line += &format!(" {}.{:09}", stat.mtime(), stat.mtime_nsec());
+        write!(line, " {}.{:09}", stat.mtime(), stat.mtime_nsec()).expect("text");
     }
     if kind.is_char_device() || kind.is_block_device() {
-        line += &format!(" dev {:x}", stat.rdev());
+        write!(line, " dev {:x}", stat.rdev()).expect("text");
     }
     if kind.is_symlink() {
-        line += &format!(" -> {}", fs::read_link(path).expect("a link").display());
+        write!(line, " -> {}", fs::read_link(path).expect("a link").display()).expect("text");
     }
     if kind.is_file() {
-        line += &format!(" {} bytes {:016x}", stat.len(), sum(&fs::read(path).expect("read")));
+        write!(line, " {} bytes {:016x}", stat.len(), sum(&fs::read(path).expect("read"))).expect("text");
     }
     if !kind.is_dir() && stat.nlink() > 1 {
-        let first = links.entry((stat.dev(), stat.ino())).or_insert_with(|| name.clone());
-        line += &format!(" same as {first}");
+        let first = seen.entry((stat.dev(), stat.ino())).or_insert_with(|| name.clone());
+        write!(line, " same as {first}").expect("text");
     }
     for (attribute, value) in xattrs(path) {
-        line += &format!(" {attribute}={value:?}");
+        write!(line, " {attribute}={value:?}").expect("text");
     }
     lines.insert(name, line);
     if kind.is_dir() {
         let mut below: Vec<_> = fs::read_dir(path).expect("read folder").map(|e| e.expect("entry").path()).collect();
         below.sort();
         for path in below {
-            visit(root, &path, which, lines, links);
+            visit(root, &path, which, lines, seen);
         }
     }
 }
@@ -85,16 +85,8 @@ pub(crate) fn assert_same(left: &BTreeMap<String, String>, right: &BTreeMap<Stri
     for name in left.keys().chain(right.keys().filter(|name| !left.contains_key(*name))) {
         let (l, r) = (left.get(name), right.get(name));
         if l != r {
-            report += &format!("\n{name}:\n  {}\n  {}", l.map_or("-", |l| l), r.map_or("-", |r| r));
+            write!(report, "\n{name}:\n  {}\n  {}", l.map_or("-", |l| l), r.map_or("-", |r| r)).expect("text");
         }
     }
     assert!(report.is_empty(), "{what}:{report}");
-}
-
-/// A path with any bytes in it.
-pub(crate) fn path(root: &Path, bytes: &[u8]) -> std::path::PathBuf {
-    let mut path = root.as_os_str().as_bytes().to_vec();
-    path.push(b'/');
-    path.extend_from_slice(bytes);
-    std::ffi::OsString::from_vec(path).into()
 }
