@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -41,13 +42,30 @@ fn has_interpreter(program: &[u8]) -> Option<bool> {
     Some((0..count).any(|index| number(table + index * size, 4) == Some(3)))
 }
 
+/// This process's copy of busybox, made before anything is started: a file that is open for writing while another thread
+/// forks cannot be executed for a while.
+fn busybox() -> &'static Path {
+    static COPY: OnceLock<PathBuf> = OnceLock::new();
+    COPY.get_or_init(|| {
+        let path = copy_path();
+        fs::copy(BUSYBOX, &path).expect("copy busybox");
+        path
+    })
+}
+
+/// Where [`busybox`] is, if it was needed.
+fn copy_path() -> PathBuf {
+    std::env::temp_dir().join(format!("estiba-test-busybox-{}", std::process::id()))
+}
+
 /// The cgroup that holds those of this process's containers.
 fn cgroup_parent() -> String {
     format!("estiba-test-{}", std::process::id())
 }
 
-/// Removes [`cgroup_parent`] from every hierarchy; the containers' own are gone by then.
-pub(crate) fn remove_cgroups() {
+/// Removes what all tests share: [`busybox`], and [`cgroup_parent`] from every hierarchy; the containers' own are gone by then.
+pub(crate) fn clean_up() {
+    let _ = fs::remove_file(copy_path());
     let Ok(hierarchies) = fs::read_dir("/sys/fs/cgroup") else { return };
     for hierarchy in hierarchies.flatten() {
         let _ = fs::remove_dir(hierarchy.path().join(cgroup_parent()));
@@ -74,7 +92,7 @@ impl Bundle {
         for folder in ["bin", "proc", "dev", "tmp", "etc"] {
             fs::create_dir_all(root.join(folder)).expect("create folder");
         }
-        fs::copy(BUSYBOX, root.join("bin/busybox")).expect("copy busybox");
+        fs::hard_link(busybox(), root.join("bin/busybox")).expect("link busybox");
         for applet in
             ["sh", "cat", "sleep", "seq", "stty", "echo", "true", "kill", "md5sum", "dd", "ls", "tail", "head"]
         {

@@ -396,8 +396,9 @@ fn twenty_at_once_keep_apart() -> Outcome {
         Ok(())
     };
     let threads: Vec<_> = (0..20).map(|number| std::thread::spawn(move || run(number))).collect();
-    for thread in threads {
-        thread.join().expect("thread")?;
+    let ends: Vec<_> = threads.into_iter().map(std::thread::JoinHandle::join).collect();
+    for end in ends {
+        end.expect("thread")?;
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ fn main() {
         trials.push(trial(name, *run, missing.or_else(interop::missing)));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    bundle::remove_cgroups();
+    bundle::clean_up();
     conclusion.exit();
 }
 
