@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::Arch;
 
-use super::syscalls::{self, Table};
+use super::syscalls::{Syscall, Table};
 
 /// An ABI of system calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,22 +63,22 @@ impl Architecture {
     }
 
     /// The number that the kernel reports for a system call.
-    pub(super) fn number(self, name: &str) -> Option<u32> {
+    pub(super) fn number(self, call: Syscall) -> Option<u32> {
         match self {
-            Self::X86_64 => syscalls::number(Table::X86_64, name),
-            Self::X86 => syscalls::number(Table::X86, name),
-            Self::X32 => syscalls::number(Table::X32, name).map(|n| n | X32_BIT),
-            Self::Aarch64 => syscalls::number(Table::Aarch64, name),
-            Self::Arm => syscalls::number(Table::Arm, name),
+            Self::X86_64 => call.number(Table::X86_64),
+            Self::X86 => call.number(Table::X86),
+            Self::X32 => call.number(Table::X32).map(|n| n | X32_BIT),
+            Self::Aarch64 => call.number(Table::Aarch64),
+            Self::Arm => call.number(Table::Arm),
         }
     }
 
-    /// On x86, the call through which `name` goes as well or only, and the first argument that says so.
-    pub(super) fn multiplexed(self, name: &str) -> Option<(u32, u64)> {
+    /// On x86, the call through which this one goes as well or only, and the first argument that says so.
+    pub(super) fn multiplexed(self, call: Syscall) -> Option<(u32, u64)> {
         if self != Self::X86 {
             return None;
         }
-        let (through, first) = match name {
+        let (through, first) = match call.name() {
             "socket" => ("socketcall", 1),
             "bind" => ("socketcall", 2),
             "connect" => ("socketcall", 3),
@@ -111,6 +111,6 @@ impl Architecture {
             "shmctl" => ("ipc", 24),
             _ => return None,
         };
-        Some((self.number(through)?, first))
+        Some((self.number(Syscall::find(through)?)?, first))
     }
 }

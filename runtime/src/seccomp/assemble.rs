@@ -1,7 +1,5 @@
 //! Verdicts become instructions: a branch for each architecture, then a binary search over the numbers.
 
-use std::collections::BTreeMap;
-
 use libc::sock_filter;
 
 use super::architecture::{Architecture, X32_BIT};
@@ -24,34 +22,46 @@ const ARGUMENTS: u32 = 16;
 type Code = Vec<sock_filter>;
 
 /// The program for a profile on the given architectures.
-pub(super) fn program(profile: &Profile<'_>, architectures: &[Architecture]) -> Code {
-    // As libseccomp: a call of an architecture that the profile does not know kills the thread.
-    let mut code = kill();
-    for audit in audits(architectures) {
-        let here = |a: Architecture| architectures.contains(&a) && a.audit() == audit;
-        let mut block = vec![instruction(LOAD, NUMBER)];
-        let main = [Architecture::X86_64, Architecture::X86, Architecture::Aarch64, Architecture::Arm];
-        let main = main.into_iter().find(|a| here(*a)).map(|a| search(profile, a));
-        let main = main.unwrap_or_else(kill);
-        if audit == Architecture::X32.audit() {
-            if here(Architecture::X32) {
-                let x32 = search(profile, Architecture::X32);
-                block.extend(branch(IF_GREATER_OR_EQUAL, X32_BIT, x32, main));
-            } else {
-                // -1, which stands for a call that a tracer took away, has the bit too, and is no reason to kill.
-                let kill = branch(IF_EQUAL, u32::MAX, vec![give(profile.newer.unwrap_or(profile.otherwise))], kill());
-                block.extend(branch(IF_GREATER_OR_EQUAL, X32_BIT, kill, main));
-            }
-        } else {
-            block.extend(main);
-        }
-        code = branch(IF_EQUAL, audit, block, code);
-    }
-    code.insert(0, instruction(LOAD, ARCHITECTURE));
+pub(super) fn program(profile: &Profile, architectures: &[Architecture]) -> Code {
+    let mut code = vec![instruction(LOAD, ARCHITECTURE)];
+    by_architecture(&mut code, profile, architectures, &audits(architectures));
     code
 }
 
-/// The architectures as the kernel reports them, the last one first: the native one is then asked for first.
+fn by_architecture(code: &mut Code, profile: &Profile, architectures: &[Architecture], audits: &[u32]) {
+    let Some((audit, others)) = audits.split_first() else {
+        // As libseccomp: a call of an architecture that the profile does not know kills the thread.
+        code.push(KILL);
+        return;
+    };
+    let here = |a: &Architecture| architectures.contains(a) && a.audit() == *audit;
+    let main =
+        [Architecture::X86_64, Architecture::X86, Architecture::Aarch64, Architecture::Arm].into_iter().find(here);
+    let main = |code: &mut Code| match main {
+        Some(main) => search(code, profile, main),
+        None => code.push(KILL),
+    };
+    let x32 = |code: &mut Code| {
+        if here(&Architecture::X32) {
+            search(code, profile, Architecture::X32);
+        } else {
+            // -1, which stands for a call that a tracer took away, has the bit too, and is no reason to kill.
+            let skipped = give(profile.newer.unwrap_or(profile.otherwise));
+            branch(code, IF_EQUAL, u32::MAX, |code| code.push(skipped), |code| code.push(KILL));
+        }
+    };
+    let this = |code: &mut Code| {
+        code.push(instruction(LOAD, NUMBER));
+        if *audit == Architecture::X32.audit() {
+            branch(code, IF_GREATER_OR_EQUAL, X32_BIT, x32, main);
+        } else {
+            main(code);
+        }
+    };
+    branch(code, IF_EQUAL, *audit, this, |code| by_architecture(code, profile, architectures, others));
+}
+
+/// The architectures as the kernel reports them, the native one first.
 fn audits(architectures: &[Architecture]) -> Vec<u32> {
     let mut audits = Vec::new();
     for audit in architectures.iter().map(|a| a.audit()) {
@@ -59,61 +69,71 @@ fn audits(architectures: &[Architecture]) -> Vec<u32> {
             audits.push(audit);
         }
     }
-    audits.reverse();
     audits
 }
 
 /// The search for the number's verdict.
-fn search(profile: &Profile<'_>, architecture: Architecture) -> Code {
-    let mut ranges: BTreeMap<u32, Code> = BTreeMap::from([(0, vec![give(profile.otherwise)])]);
+fn search(code: &mut Code, profile: &Profile, architecture: Architecture) {
+    // Each range by its first number; the numbers up to the next one have the same verdict.
+    let mut ranges: Vec<(u32, Verdict)> = Vec::new();
     let mut next = 0;
+    let mut add = |first: u32, verdict: Verdict| {
+        if ranges.last().is_none_or(|(_, last)| *last != verdict) {
+            ranges.push((first, verdict));
+        }
+    };
     for (number, verdict) in profile.verdicts(architecture) {
         if number > next {
-            ranges.insert(next, vec![give(profile.otherwise)]);
+            add(next, Verdict::Always(profile.otherwise));
         }
-        ranges.insert(number, leaf(&verdict, profile.otherwise, architecture));
+        add(number, verdict);
         next = number + 1;
     }
-    ranges.insert(next, vec![give(profile.otherwise)]);
-    if let (Some(newer), Some(newest)) = (profile.newer, profile.newest(architecture)) {
-        // The numbers that the profile names have the default action up to the newest one.
-        ranges.insert(newest + 1, vec![give(newer)]);
+    match (profile.newer, profile.newest(architecture)) {
+        (Some(newer), Some(newest)) => {
+            // The numbers that the profile does not name have the default action up to the newest one that it names.
+            if newest >= next {
+                add(next, Verdict::Always(profile.otherwise));
+            }
+            add(newest + 1, Verdict::Always(newer));
+        }
+        _ => add(next, Verdict::Always(profile.otherwise)),
     }
-    let mut ranges: Vec<(u32, Code)> = ranges.into_iter().collect();
-    ranges.dedup_by(|later, earlier| later.1 == earlier.1);
-    tree(&ranges)
+    tree(code, &ranges, profile.otherwise, architecture);
 }
 
-/// A binary search over ranges, each given by its first number.
-fn tree(ranges: &[(u32, Code)]) -> Code {
-    if let [(_, code)] = ranges {
-        return code.clone();
+/// A binary search over ranges.
+fn tree(code: &mut Code, ranges: &[(u32, Verdict)], otherwise: Action, architecture: Architecture) {
+    if let [(_, verdict)] = ranges {
+        leaf(code, verdict, otherwise, architecture);
+        return;
     }
     let (low, high) = ranges.split_at(ranges.len() / 2);
-    branch(IF_GREATER_OR_EQUAL, high[0].0, tree(high), tree(low))
+    let side = |ranges| move |code: &mut Code| tree(code, ranges, otherwise, architecture);
+    branch(code, IF_GREATER_OR_EQUAL, high[0].0, side(high), side(low));
 }
 
 /// Both blocks must end by returning.
-fn branch(test: u16, value: u32, yes: Code, no: Code) -> Code {
-    let mut code = Vec::with_capacity(yes.len() + no.len() + 2);
-    if let Ok(past) = u8::try_from(yes.len()) {
-        code.push(sock_filter { code: test, jt: 0, jf: past, k: value });
+fn branch(code: &mut Code, test: u16, value: u32, yes: impl FnOnce(&mut Code), no: impl FnOnce(&mut Code)) {
+    let at = code.len();
+    code.push(instruction(test, value));
+    yes(code);
+    let past = code.len() - at - 1;
+    if let Ok(past) = u8::try_from(past) {
+        code[at].jf = past;
     } else {
         // Conditional jumps reach 255 instructions, others as far as one likes.
-        code.push(sock_filter { code: test, jt: 1, jf: 0, k: value });
-        code.push(instruction(JUMP, yes.len() as u32));
+        code[at].jt = 1;
+        code.insert(at + 1, instruction(JUMP, past as u32));
     }
-    code.extend(yes);
-    code.extend(no);
-    code
+    no(code);
 }
 
-fn leaf(verdict: &Verdict, otherwise: Action, architecture: Architecture) -> Code {
+fn leaf(code: &mut Code, verdict: &Verdict, otherwise: Action, architecture: Architecture) {
     let alternatives = match verdict {
-        Verdict::Always(action) => return vec![give(*action)],
+        Verdict::Always(action) => return code.push(give(*action)),
         Verdict::Depends(alternatives) => alternatives,
     };
-    let mut code = Code::new();
     for (conditions, action) in alternatives {
         let blocks: Vec<Vec<Step>> = conditions.iter().map(|c| compare(*c, architecture)).collect();
         let mut left: usize = blocks.iter().map(Vec::len).sum();
@@ -138,7 +158,6 @@ fn leaf(verdict: &Verdict, otherwise: Action, architecture: Architecture) -> Cod
         code.push(give(*action));
     }
     code.push(give(otherwise));
-    code
 }
 
 /// Where a comparison's step goes.
@@ -210,11 +229,9 @@ fn compare(condition: Condition, architecture: Architecture) -> Vec<Step> {
     steps
 }
 
-fn kill() -> Code {
-    vec![give(libc::SECCOMP_RET_KILL_THREAD)]
-}
+const KILL: sock_filter = give(libc::SECCOMP_RET_KILL_THREAD);
 
-fn give(action: Action) -> sock_filter {
+const fn give(action: Action) -> sock_filter {
     instruction(RETURN, action)
 }
 

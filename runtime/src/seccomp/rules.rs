@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall};
 
 use super::architecture::Architecture;
+use super::syscalls::Syscall;
 use crate::error::{Error, Result};
 
 /// `SECCOMP_RET_ERRNO` with `ENOSYS`.
@@ -14,16 +15,17 @@ const NO_SUCH_CALL: u32 = 0x0005_0000 | libc::ENOSYS as u32;
 pub(super) type Action = u32;
 
 #[derive(Debug)]
-pub(super) struct Profile<'a> {
+pub(super) struct Profile {
     pub(super) otherwise: Action,
     /// What becomes of calls that are newer than the profile.
     pub(super) newer: Option<Action>,
-    rules: Vec<Rule<'a>>,
+    rules: Vec<Rule>,
 }
 
 #[derive(Debug)]
-struct Rule<'a> {
-    names: &'a [String],
+struct Rule {
+    /// Those that any architecture has.
+    calls: Vec<Syscall>,
     action: Action,
     /// Any of these; none is no condition.
     alternatives: Vec<Vec<Condition>>,
@@ -57,8 +59,8 @@ pub(super) enum Verdict {
     Depends(Vec<(Vec<Condition>, Action)>),
 }
 
-impl<'a> Profile<'a> {
-    pub(super) fn new(profile: &'a LinuxSeccomp) -> Result<Self> {
+impl Profile {
+    pub(super) fn new(profile: &LinuxSeccomp) -> Result<Self> {
         let otherwise = action("linux.seccomp.defaultAction", profile.default_action(), profile.default_errno_ret())?;
         let lets_through = matches!(
             profile.default_action(),
@@ -76,12 +78,12 @@ impl<'a> Profile<'a> {
             if rule.action == self.otherwise {
                 continue;
             }
-            for name in rule.names {
-                if let Some(number) = architecture.number(name) {
+            for call in &rule.calls {
+                if let Some(number) = architecture.number(*call) {
                     let alternatives = rule.alternatives.clone();
                     add(&mut verdicts, number, rule.action, alternatives);
                 }
-                if let Some((number, first)) = architecture.multiplexed(name) {
+                if let Some((number, first)) = architecture.multiplexed(*call) {
                     let which = Condition { argument: 0, comparison: Comparison::Equal, value: first };
                     let alternatives = if rule.alternatives.is_empty() {
                         vec![vec![which]]
@@ -101,7 +103,7 @@ impl<'a> Profile<'a> {
 
     /// The highest number that the profile names in any rule.
     pub(super) fn newest(&self, architecture: Architecture) -> Option<u32> {
-        self.rules.iter().flat_map(|rule| rule.names).filter_map(|name| architecture.number(name)).max()
+        self.rules.iter().flat_map(|rule| &rule.calls).filter_map(|call| architecture.number(*call)).max()
     }
 }
 
@@ -114,8 +116,8 @@ fn add(verdicts: &mut BTreeMap<u32, Verdict>, number: u32, action: Action, alter
     }
 }
 
-impl<'a> Rule<'a> {
-    fn new(syscall: &'a LinuxSyscall) -> Result<Self> {
+impl Rule {
+    fn new(syscall: &LinuxSyscall) -> Result<Self> {
         let action = action("linux.seccomp.syscalls.action", syscall.action(), syscall.errno_ret())?;
         let arguments = syscall.args().as_deref().unwrap_or_default();
         let conditions: Vec<Condition> = arguments.iter().map(condition).collect::<Result<_>>()?;
@@ -127,7 +129,8 @@ impl<'a> Rule<'a> {
         } else {
             vec![conditions]
         };
-        Ok(Self { names: syscall.names(), action, alternatives })
+        let calls = syscall.names().iter().filter_map(|name| Syscall::find(name)).collect();
+        Ok(Self { calls, action, alternatives })
     }
 }
 

@@ -14,10 +14,24 @@ pub(super) enum Table {
     Arm,
 }
 
-/// The number of a system call, if the architecture has it.
-pub(super) fn number(table: Table, name: &str) -> Option<u32> {
-    let row = SYSCALLS.binary_search_by_key(&name, |row| row.0).ok()?;
-    u32::try_from(SYSCALLS[row].1[table as usize]).ok()
+/// A system call that some architecture has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Syscall(&'static (&'static str, [i32; 5]));
+
+impl Syscall {
+    pub(super) fn find(name: &str) -> Option<Self> {
+        let row = SYSCALLS.binary_search_by_key(&name, |row| row.0).ok()?;
+        Some(Self(&SYSCALLS[row]))
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        self.0.0
+    }
+
+    /// Its number, if the architecture has it.
+    pub(super) fn number(self, table: Table) -> Option<u32> {
+        u32::try_from(self.0.1[table as usize]).ok()
+    }
 }
 
 /// No such call.
@@ -516,6 +530,10 @@ static SYSCALLS: [(&str, [i32; 5]); 486] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn number(table: Table, name: &str) -> Option<u32> {
+        Syscall::find(name)?.number(table)
+    }
 
     #[test]
     fn the_table_is_sorted() {
