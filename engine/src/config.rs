@@ -57,6 +57,11 @@ pub enum SnapshotterKind {
 }
 
 impl SnapshotterKind {
+    /// The kind of that name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Overlay, Self::Native].into_iter().find(|kind| kind.name() == name)
+    }
+
     /// The name of the snapshotter's folder below `ROOT/snapshots` and in configuration (`overlay`, `native`).
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -74,4 +79,7 @@ pub struct Parts {
     pub content: Arc<Layout>,
     /// The snapshots of image layers and of containers.
     pub snapshotter: Arc<dyn Snapshotter>,
+    /// What records call the snapshotter. A container whose record names another one is left alone, unless it is one
+    /// that the engine can open by itself.
+    pub snapshotter_name: String,
 }

@@ -40,6 +40,7 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) content: Arc<Layout>,
     pub(crate) snapshotter: Arc<dyn Snapshotter>,
+    snapshotter_name: String,
     pub(crate) records: Records,
     pub(crate) leases: PathBuf,
 }
@@ -55,6 +56,7 @@ impl Engine {
                     Layout::open_or_create(&content).map_err(|source| Error::Content { source: Box::new(source) })?,
                 ),
                 snapshotter: open_snapshotter(&config.root, config.snapshotter)?,
+                snapshotter_name: config.snapshotter.name().to_owned(),
             };
             Self::compose(config, parts)
         })
@@ -71,16 +73,22 @@ impl Engine {
     }
 
     fn compose(mut config: Config, parts: Parts) -> Result<Self> {
-        let leases = config.root.join("leases");
-        folder::make(&leases)?;
         folder::make(&config.run)?;
         // The shim and its container have another working directory than the caller.
         for path in [&mut config.root, &mut config.run] {
             *path = fs::canonicalize(&*path).map_err(Error::io("find", path.clone()))?;
         }
         let records = Records::open(&config.root, &config.run)?;
-        let leases = config.root.join("leases");
-        let inner = Inner { config, content: parts.content, snapshotter: parts.snapshotter, records, leases };
+        let leases = config.root.join("leases").join(&parts.snapshotter_name);
+        folder::make(&leases)?;
+        let inner = Inner {
+            config,
+            content: parts.content,
+            snapshotter: parts.snapshotter,
+            snapshotter_name: parts.snapshotter_name,
+            records,
+            leases,
+        };
         repair::run(&inner)?;
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -216,7 +224,8 @@ impl Inner {
         crate::spec::arguments(&request, &unpacked.defaults)?;
         let id = Id::random()?;
         let name = name.unwrap_or_else(|| ContainerName::from_id(&id));
-        let record = Record::new(id, name, Stage::Creating, &self.config.cgroup_parent, request)?;
+        let (snapshotter, cgroup) = (&self.snapshotter_name, &self.config.cgroup_parent);
+        let record = Record::new(id, name, Stage::Creating, snapshotter, cgroup, request)?;
         let lock = self.records.insert(&record)?;
         let made = record.id.snapshot_key().and_then(|key| {
             self.snapshotter.prepare(&key, unpacked.top.as_ref()).map_err(|source| Error::Snapshot {
@@ -244,6 +253,18 @@ impl Inner {
         // Whoever had the lock before may have removed the container.
         let record = self.records.read(id)?.ok_or_else(gone)?;
         Ok((lock, record))
+    }
+
+    /// The snapshotter that holds a container's root: not the engine's own, if the container was made with another.
+    pub(crate) fn snapshotter_of(&self, record: &Record) -> Result<Arc<dyn Snapshotter>> {
+        if record.snapshotter == self.snapshotter_name {
+            return Ok(Arc::clone(&self.snapshotter));
+        }
+        let kind = SnapshotterKind::named(&record.snapshotter).ok_or_else(|| Error::OtherSnapshotter {
+            id: record.id.clone(),
+            snapshotter: record.snapshotter.clone(),
+        })?;
+        open_snapshotter(&self.config.root, kind)
     }
 
     pub(crate) fn network(mode: NetworkMode) -> &'static dyn Driver {
@@ -278,6 +299,11 @@ fn prepare_root(root: &Path) -> Result<()> {
         Ok(text) => Err(Error::Version { path, found: text.trim().chars().take(20).collect(), known: VERSION }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             folder::make(root)?;
+            // Several may be the first.
+            let _alone = FolderLock::wait(root)?;
+            if path.exists() {
+                return prepare_root(root);
+            }
             folder::replace(root, "version", format!("{VERSION}\n").as_bytes(), Durability::Synced)
         }
         Err(source) => Err(Error::io("read", path)(source)),

@@ -198,6 +198,14 @@ pub enum Error {
         /// Why.
         source: Box<estiba_storage::Error>,
     },
+    /// The container's root is in a snapshotter that this engine does not have.
+    #[error("container {} is held by the snapshotter {snapshotter:?}, which this engine does not have", id.short())]
+    OtherSnapshotter {
+        /// The container.
+        id: Id,
+        /// The name in its record.
+        snapshotter: String,
+    },
     /// The root file system could not be looked into.
     #[error("cannot look into the root of container {}", id.short())]
     Root {

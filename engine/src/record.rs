@@ -33,6 +33,8 @@ pub struct Record {
     pub stage: Stage,
     /// The kernel's boot id when `stage` was written: after a reboot nothing of it runs.
     pub boot_id: String,
+    /// The snapshotter that holds its root file system.
+    pub snapshotter: String,
     /// Its cgroup, from the root of the hierarchies.
     pub cgroup: String,
     /// What was asked for.
@@ -91,11 +93,22 @@ impl Record {
         id: Id,
         name: ContainerName,
         stage: Stage,
+        snapshotter: &str,
         cgroup_parent: &str,
         request: CreateRequest,
     ) -> Result<Self> {
         let cgroup = format!("{}/{id}", cgroup_parent.trim_end_matches('/'));
-        Ok(Self { version: VERSION, id, name, created: SystemTime::now(), stage, boot_id: boot_id()?, cgroup, request })
+        Ok(Self {
+            version: VERSION,
+            id,
+            name,
+            created: SystemTime::now(),
+            stage,
+            boot_id: boot_id()?,
+            snapshotter: snapshotter.to_owned(),
+            cgroup,
+            request,
+        })
     }
 }
 

@@ -76,7 +76,7 @@ pub(crate) fn remains(inner: &Inner, record: &Record, keep: Keep) -> Result<()> 
     let mut failures = Vec::new();
     failures.extend(folder::remove(&inner.records.bundle(id)).err());
     if keep == Keep::Nothing {
-        let removed = id.snapshot_key().and_then(|key| unpack::remove(&*inner.snapshotter, &key));
+        let removed = inner.snapshotter_of(record).and_then(|held| unpack::remove(&*held, &id.snapshot_key()?));
         failures.extend(removed.err());
         if failures.is_empty() {
             failures.extend(inner.records.remove(record).err());
@@ -116,8 +116,8 @@ pub(crate) fn end(inner: &Inner, id: &Id) -> Result<()> {
             Ok(()) | Err(estiba_shim::Error::Status { .. } | estiba_shim::Error::Disconnected { .. }) => {}
             Err(error) => return Err(failed(error)),
         },
-        // It ended in this moment.
-        Err(_) if !inner.records.has_shim(id)? => return Ok(()),
+        // It is at its end, and its socket is gone already: the lock says when.
+        Err(estiba_shim::Error::File { .. }) => {}
         Err(error) => return Err(failed(error)),
     }
     // Without a client, the shim ends when its container has ended.

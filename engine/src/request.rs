@@ -49,6 +49,9 @@ pub struct CreateRequest {
     pub read_only: bool,
     /// A terminal is allocated for the process.
     pub tty: bool,
+    /// The terminal's first size: columns and rows.
+    #[serde(default)]
+    pub console_size: Option<(u16, u16)>,
     /// Standard input is connected; without it the process reads from `/dev/null`.
     pub interactive: bool,
     /// Record, root and all that is the container's are removed when it has ended.
@@ -77,6 +80,7 @@ impl CreateRequest {
             network: NetworkMode::None,
             read_only: false,
             tty: false,
+            console_size: None,
             interactive: false,
             auto_remove: false,
             runtime: None,

@@ -157,7 +157,7 @@ fn launch(inner: &Inner, record: &Record) -> Result<Launched> {
 
     let fifos = Fifos::make(&bundle, &record.request)?;
     let key = id.snapshot_key()?;
-    let mounts = inner.snapshotter.mounts(&key).map_err(|source| Error::Snapshot {
+    let mounts = inner.snapshotter_of(record)?.mounts(&key).map_err(|source| Error::Snapshot {
         operation: "find",
         snapshot: key.to_string(),
         source: Box::new(source),
@@ -199,8 +199,8 @@ fn to_proto(mount: &oci_spec::runtime::Mount) -> proto::Mount {
 /// Writes `config.json` and the files that stand in for the container's own.
 fn write_bundle(inner: &Inner, record: &Record, bundle: &Path, mounts: &[oci_spec::runtime::Mount]) -> Result<()> {
     let request = &record.request;
-    let unpacked = unpack::ensure(&request.image, &inner.content, &*inner.snapshotter, &inner.leases)?;
-    let wanted = request.user.as_deref().unwrap_or(&unpacked.defaults.user);
+    let image = unpack::defaults_of(&request.image, &inner.content)?;
+    let wanted = request.user.as_deref().unwrap_or(&image.user);
     let root = |source| Error::Root { id: record.id.clone(), source: Box::new(source) };
     let tree = Tree::new(mounts).map_err(root)?;
     let identity = user::resolve(wanted, &read(&tree, "etc/passwd"), &read(&tree, "etc/group"))?;
@@ -214,7 +214,7 @@ fn write_bundle(inner: &Inner, record: &Record, bundle: &Path, mounts: &[oci_spe
     }
     let hostname = hostname(request, &record.id)?;
     let files = host_files(bundle, request, &hostname)?;
-    let spec = spec::build(&record.id, &record.cgroup, request, &unpacked.defaults, &identity, &hostname, &files)?;
+    let spec = spec::build(&record.id, &record.cgroup, request, &image, &identity, &hostname, &files)?;
     let bytes = serde_json::to_vec(&spec).map_err(|source| Error::Spec { field: "config", source: source.into() })?;
     folder::replace(bundle, "config.json", &bytes, Durability::Lazy)
 }

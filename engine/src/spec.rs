@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    Capability, Linux, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDeviceCgroup,
+    BoxBuilder, Capability, Linux, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDeviceCgroup,
     LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
     LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, Process, ProcessBuilder, RootBuilder,
     Spec, SpecBuilder, UserBuilder,
@@ -88,7 +88,8 @@ pub(crate) fn build(
     built(
         "config",
         SpecBuilder::default()
-            .version("1.2.0")
+            // The oldest that has all that is used, for the sake of older runtimes.
+            .version("1.0.2")
             .root(root)
             .hostname(hostname)
             .mounts(mounts(request, files)?)
@@ -159,9 +160,14 @@ fn process(request: &CreateRequest, image: &ImageDefaults, identity: &Identity, 
             reason: "it must be an absolute path",
         });
     }
+    let mut process = ProcessBuilder::default();
+    if let Some((width, height)) = request.console_size.filter(|_| request.tty) {
+        let size = BoxBuilder::default().width(width).height(height).build();
+        process = process.console_size(built("process.consoleSize", size)?);
+    }
     built(
         "process",
-        ProcessBuilder::default()
+        process
             .terminal(request.tty)
             .user(built("process.user", user.build())?)
             .args(arguments(request, image)?)

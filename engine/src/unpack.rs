@@ -28,8 +28,7 @@ pub(crate) fn ensure(
     snapshotter: &dyn Snapshotter,
     leases: &Path,
 ) -> Result<Unpacked> {
-    let failed = |source| Error::Image { image: image.name.clone(), source: Box::new(source) };
-    let loaded = estiba_image::Image::load(content, &image.manifest, &Platform::host()).map_err(failed)?;
+    let loaded = load(image, content)?;
     let defaults = defaults(&loaded);
     let chain: Vec<Name> = loaded
         .chain_ids()
@@ -55,6 +54,16 @@ pub(crate) fn ensure(
         parent = Some(name);
     }
     Ok(unpacked)
+}
+
+/// How the image says that it is run.
+pub(crate) fn defaults_of(image: &Image, content: &Layout) -> Result<ImageDefaults> {
+    load(image, content).map(|loaded| defaults(&loaded))
+}
+
+fn load(image: &Image, content: &Layout) -> Result<estiba_image::Image> {
+    estiba_image::Image::load(content, &image.manifest, &Platform::host())
+        .map_err(|source| Error::Image { image: image.name.clone(), source: Box::new(source) })
 }
 
 fn exists(snapshotter: &dyn Snapshotter, name: &Name) -> bool {

@@ -61,7 +61,7 @@ impl Place {
     pub(crate) fn is_clean(&self) -> Result {
         let mut left = Vec::new();
         for folder in
-            [self.root().join("containers"), self.root().join("names"), self.root().join("leases"), self.run()]
+            [self.root().join("containers"), self.root().join("names"), self.root().join("leases/overlay"), self.run()]
         {
             left.extend(entries(&folder));
         }
