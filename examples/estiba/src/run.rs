@@ -133,6 +133,7 @@ impl Run {
             network: self.network,
             read_only: self.read_only,
             tty: self.tty,
+            console_size: crate::terminal::size().filter(|_| self.tty),
             interactive: self.interactive,
             auto_remove: self.rm,
             runtime: parts.runtime,
