@@ -180,7 +180,7 @@ impl Child<'_> {
             Step::Directory(target) => file::close(mount::directory(resolver, made.root, target)?),
             Step::Readonly(target) => mount::readonly(Way::new(features, made.proc), resolver, made.root, target)?,
             Step::ReadonlyPath(target) => {
-                mount::readonly_path(Way::new(features, made.proc), resolver, made.root, target)?
+                mount::readonly_path(Way::new(features, made.proc), resolver, made.root, target)?;
             }
             Step::MaskPath(target) => {
                 mount::mask(resolver, made.root, target, &mut made.mask, &mut made.null)?;

@@ -369,3 +369,184 @@ fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Error {
 fn unsupported(field: impl Into<String>, reason: impl Into<String>) -> Error {
     Error::UnsupportedField { field: field.into(), reason: reason.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use oci_spec::runtime::{Linux, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType as Kind};
+
+    use super::*;
+
+    fn host() -> Host<'static> {
+        Host {
+            features: Features {
+                clone3: true,
+                openat2: true,
+                mount_setattr: true,
+                lowerdir_append: true,
+                close_range: true,
+            },
+            bundle: Path::new("/bundle"),
+            id: "test",
+            permitted: u64::MAX,
+            cgroups: vec![("cpu,cpuacct".into(), "/sys/fs/cgroup/cpu,cpuacct/test".into())],
+            tasks: 1,
+            terminal: false,
+            preserved: 0,
+            keyring: Keyring::New,
+            root_switch: RootSwitch::Pivot,
+            root_path: None,
+            filter: true,
+            kcore: false,
+        }
+    }
+
+    fn spec(kinds: &[(Kind, Option<&str>)]) -> Spec {
+        let mut spec = Spec::default();
+        let namespaces = kinds.iter().map(|(kind, path)| {
+            let mut namespace = LinuxNamespace::default();
+            namespace.set_typ(*kind).set_path(path.map(PathBuf::from));
+            namespace
+        });
+        let mut linux = Linux::default();
+        linux.set_namespaces(Some(namespaces.collect()));
+        spec.set_linux(Some(linux));
+        spec
+    }
+
+    const USUAL: [(Kind, Option<&str>); 6] = [
+        (Kind::Mount, None),
+        (Kind::Pid, None),
+        (Kind::Ipc, None),
+        (Kind::Uts, None),
+        (Kind::Network, None),
+        (Kind::Cgroup, None),
+    ];
+
+    fn place(plan: &Plan, wanted: impl Fn(&Step) -> bool) -> usize {
+        plan.steps.iter().position(wanted).expect("the step is in the plan")
+    }
+
+    #[test]
+    fn the_cgroup_namespace_is_made_after_joining() {
+        let plan = Plan::new(&spec(&USUAL), &host()).expect("a plan");
+        assert_eq!(plan.flags & NEW_CGROUP, 0);
+        assert_ne!(plan.flags & NEW_PID, 0);
+        let joined = place(&plan, |step| matches!(step, Step::JoinCgroups { .. }));
+        assert!(joined < place(&plan, |step| *step == Step::UnshareCgroup));
+        assert!(!plan.forks && !plan.mappings && !plan.hooked);
+    }
+
+    #[test]
+    fn the_filter_comes_last_unless_it_needs_privileges() {
+        for (confined, before) in [(true, Step::Execute), (false, Step::KeepCapabilities)] {
+            let mut spec = spec(&USUAL);
+            if let Some(process) = spec.process_mut() {
+                process.set_no_new_privileges(Some(confined));
+            }
+            let plan = Plan::new(&spec, &host()).expect("a plan");
+            let filter = place(&plan, |step| *step == Step::Filter);
+            assert!(filter < place(&plan, |step| *step == before));
+            assert_eq!(filter > place(&plan, |step| *step == Step::Gate), confined);
+            assert_eq!(plan.steps.iter().filter(|step| **step == Step::Filter).count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_joined_user_namespace_comes_first_and_forks() {
+        let kinds = [(Kind::Network, Some("/n")), (Kind::User, Some("/u")), (Kind::Mount, None), (Kind::Uts, None)];
+        let plan = Plan::new(&spec(&kinds), &host()).expect("a plan");
+        assert!(plan.forks && !plan.mappings && plan.in_user_namespace);
+        assert_eq!(plan.flags, 0);
+        let paths: Vec<_> = plan
+            .steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::Enter { slot, path, .. } => Some((slot.0 - Slot::FIXED, path.to_str())),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(paths, [(1, Some("/u")), (0, Some("/n"))]);
+        let fork = place(&plan, |step| matches!(step, Step::Fork { flags } if *flags == NEW_MOUNT | NEW_UTS));
+        assert!(fork < place(&plan, |step| *step == Step::BecomeRoot));
+    }
+
+    #[test]
+    fn a_new_user_namespace_waits_and_gets_the_hosts_devices() {
+        let mut kinds = USUAL.to_vec();
+        kinds.push((Kind::User, None));
+        let mut spec = spec(&kinds);
+        let mapping = LinuxIdMappingBuilder::default().host_id(1000u32).size(10u32).build().expect("a mapping");
+        if let Some(linux) = spec.linux_mut() {
+            linux.set_uid_mappings(Some(vec![mapping])).set_gid_mappings(Some(vec![mapping]));
+        }
+        let plan = Plan::new(&spec, &host()).expect("a plan");
+        assert!(plan.mappings);
+        assert!(!plan.steps.iter().any(|step| matches!(step, Step::Device { .. } | Step::Limit { .. })));
+        let null = |open: &Open| matches!(open, Open::Bind { source, .. } if source == Path::new("/dev/null"));
+        assert_eq!(plan.opens.iter().filter(|open| null(open)).count(), 1);
+    }
+
+    #[test]
+    fn cgroups_are_shown_as_folders_and_links() {
+        let plan = Plan::new(&spec(&USUAL), &host()).expect("a plan");
+        let shown: Vec<_> =
+            plan.steps.iter().map(ToString::to_string).filter(|text| text.contains("cgroup/")).collect();
+        assert_eq!(
+            shown,
+            [
+                "bind at /sys/fs/cgroup/cpu,cpuacct",
+                "make the link /sys/fs/cgroup/cpu",
+                "make the link /sys/fs/cgroup/cpuacct"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_shares_with_the_host_is_refused() {
+        let field = |spec: &Spec, host: &Host<'_>| match Plan::new(spec, host) {
+            Err(Error::InvalidSpec { field, .. } | Error::UnsupportedField { field, .. }) => field,
+            Err(Error::Kernel { purpose, .. }) => purpose,
+            other => format!("{other:?}"),
+        };
+        assert_eq!(field(&spec(&[]), &host()), "linux.namespaces");
+        assert_eq!(field(&spec(&[(Kind::Mount, None)]), &host()), "hostname");
+        assert_eq!(field(&spec(&[(Kind::Mount, None), (Kind::Mount, None)]), &host()), "linux.namespaces[1]");
+        let mut settings = spec(&USUAL);
+        if let Some(linux) = settings.linux_mut() {
+            linux.set_sysctl(Some(HashMap::from([("vm.swappiness".to_owned(), "1".to_owned())])));
+        }
+        assert_eq!(field(&settings, &host()), "linux.sysctl.vm.swappiness");
+        let mut old = host();
+        old.features.clone3 = false;
+        let mut kinds = USUAL.to_vec();
+        kinds.push((Kind::Time, None));
+        assert_eq!(field(&spec(&kinds), &old), "linux.namespaces: time");
+    }
+
+    #[test]
+    fn what_the_caller_lacks_is_left_out() {
+        let mut host = host();
+        // CAP_KILL is 5; CAP_AUDIT_WRITE, 29, and CAP_NET_BIND_SERVICE, 10, are the rest of the default.
+        host.permitted = 1 << 5;
+        let mut spec = spec(&USUAL);
+        let mut capabilities =
+            spec.process().as_ref().and_then(|process| process.capabilities().clone()).expect("a default");
+        capabilities.set_ambient(None);
+        if let Some(process) = spec.process_mut() {
+            process.set_capabilities(Some(capabilities));
+        }
+        let plan = Plan::new(&spec, &host).expect("a plan");
+        let sets = plan.steps.iter().find_map(|step| match step {
+            Step::Capabilities(sets) => Some(*sets),
+            _ => None,
+        });
+        let some = 1 << 5;
+        assert_eq!(
+            sets,
+            Some(crate::sys::process::CapabilitySets { effective: some, permitted: some, inheritable: some })
+        );
+        assert!(plan.steps.contains(&Step::Bounding(1 << 5 | 1 << 10 | 1 << 29)));
+    }
+}

@@ -43,10 +43,24 @@ fn make(resolver: Resolver, root: i32, target: &Target, folder: bool, links: Lin
         Err(libc::ENOENT) => {}
         result => return result,
     }
-    for at in 0..target.len() {
+    // Mostly it is only the last one that is missing.
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let mut first = target.len().saturating_sub(1);
+    let mut opened = match resolver.open(root, target.parent(), flags, links) {
+        Ok(parent) => Some(parent),
+        Err(libc::ENOENT) => {
+            first = 0;
+            None
+        }
+        Err(errno) => return Err(errno),
+    };
+    for at in first..target.len() {
         let Some((parent, name)) = target.component(at) else { break };
         let last = at + 1 == target.len();
-        let parent = resolver.open(root, parent, libc::O_PATH | libc::O_DIRECTORY, links)?;
+        let parent = match opened.take() {
+            Some(parent) => parent,
+            None => resolver.open(root, parent, flags, links)?,
+        };
         let made = if last && !folder {
             let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY;
             file::openat(parent, name, flags, 0o644).map(close)

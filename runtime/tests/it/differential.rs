@@ -12,7 +12,8 @@ use crate::sandbox::{Outcome, Sandbox, privileged, same};
 const RUNC: &str = "/usr/sbin/runc";
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let cases: [(&str, fn() -> Outcome); 5] = [
+    type Case = (&'static str, fn() -> Outcome);
+    let cases: [Case; 5] = [
         ("like_runc_by_default", || compare(|_| {})),
         ("like_runc_with_a_user", || {
             compare(|spec| {

@@ -1,5 +1,6 @@
 //! A bundle with busybox, and a runtime to run it, in a folder that goes away.
 
+use std::fmt::Debug;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -110,10 +111,10 @@ impl Sandbox {
     }
 
     pub(crate) fn create_from(&self, bundle: &Bundle) -> Result<(Created, io::PipeReader, io::PipeReader), Error> {
-        let stdin = fs::File::open("/dev/null").expect("/dev/null");
+        let null = fs::File::open("/dev/null").expect("/dev/null");
         let (stdout, stdout_inner) = io::pipe().expect("a pipe");
         let (stderr, stderr_inner) = io::pipe().expect("a pipe");
-        let stdio = Stdio::Fds { stdin: stdin.as_fd(), stdout: stdout_inner.as_fd(), stderr: stderr_inner.as_fd() };
+        let stdio = Stdio::Fds { stdin: null.as_fd(), stdout: stdout_inner.as_fd(), stderr: stderr_inner.as_fd() };
         let created = self.native.create(&self.id, bundle, &CreateOptions::new(stdio))?;
         Ok((created, stdout, stderr))
     }
@@ -172,10 +173,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Fails unless both are equal, and says what they are.
-pub(crate) fn same<T: PartialEq + std::fmt::Debug, U: std::fmt::Debug>(found: T, wanted: U) -> Outcome
-where
-    T: PartialEq<U>,
-{
+#[expect(clippy::needless_pass_by_value, reason = "what is compared is mostly made on the spot")]
+pub(crate) fn same<T: PartialEq<U> + Debug, U: Debug>(found: T, wanted: U) -> Outcome {
     if found == wanted { Ok(()) } else { Err(format!("found {found:?}, wanted {wanted:?}").into()) }
 }
 
