@@ -120,7 +120,7 @@ impl Yard {
         ];
         let image = format!("docker-archive:{}", text(&self.work.join("image.tar")));
         let run = ["--network".to_owned(), "none".to_owned(), image];
-        let program = self.ours("estiba", station)?;
+        let program = self.ours("estiba")?;
         Ok(Some(Engine { name: "estiba", program, station, globals: globals.into(), run: run.into() }))
     }
 

@@ -8,7 +8,6 @@ use crate::bundle::{self, Kind};
 use crate::contender::{Action, Contender, Group};
 use crate::engines::Engine;
 use crate::floor::Network;
-use crate::place::Place;
 use crate::report::Table;
 use crate::station::{Answer, Request, Start, Station};
 
@@ -82,7 +81,7 @@ impl Yard {
         let bundle = self.bundle(name, kind)?;
         let mut contenders = Vec::new();
         for station in 0..self.stations.len() {
-            let ocirun = self.ours("ocirun", station)?;
+            let ocirun = self.ours("ocirun")?;
             contenders.push(self.runtime("ocirun", ocirun, station, &bundle)?);
             for peer in ["crun", "runc", "youki"] {
                 let found = self.find(peer, station)?;
@@ -163,17 +162,19 @@ impl Yard {
         })
     }
 
-    /// One of our own programs. In a place with another root it has to be a static one.
-    pub(crate) fn ours(&mut self, name: &str, station: usize) -> io::Result<Result<PathBuf, String>> {
-        let Some(program) = self.ours.iter().map(|folder| folder.join(name)).find(|path| path.is_file()) else {
-            return Ok(Err(format!("not built: cargo build --release -p {name}")));
-        };
-        if !matches!(self.stations[station].place(), Place::Folder(_)) {
-            return Ok(Ok(program));
+    /// One of our own programs, from the folder that all places see. In a place with another root it has to be static.
+    pub(crate) fn ours(&mut self, name: &str) -> io::Result<Result<PathBuf, String>> {
+        let folder = self.work.join("bin");
+        fs::create_dir_all(&folder)?;
+        // The shim stands beside the engine, as it is installed.
+        for name in ["estiba", "ocirun", "containerd-shim-estiba-v2"] {
+            let built = self.ours.iter().map(|folder| folder.join(name)).find(|path| path.is_file());
+            if let Some(program) = built.filter(|_| !folder.join(name).exists()) {
+                fs::copy(program, folder.join(name))?;
+            }
         }
-        let copy = self.work.join(name);
-        fs::copy(program, &copy)?;
-        Ok(Ok(copy))
+        let program = folder.join(name);
+        Ok(if program.exists() { Ok(program) } else { Err(format!("not built: cargo build --release -p {name}")) })
     }
 
     pub(crate) fn version(&mut self, program: &Path, station: usize) -> io::Result<String> {
