@@ -152,8 +152,12 @@ impl Records {
     }
 
     /// The file that the shim writes when the container has ended.
-    pub(crate) fn exit_file(&self, id: &Id) -> PathBuf {
-        self.folder(id).join("exit.json")
+    ///
+    /// Of a container that is removed at its end nothing is told after a reboot: there it lies with what a reboot takes.
+    pub(crate) fn exit_file(&self, record: &Record) -> PathBuf {
+        let id = &record.id;
+        let folder = if record.request.auto_remove { self.bundle(id) } else { self.folder(id) };
+        folder.join("exit.json")
     }
 
     /// Makes the folder, the record and the name, in this order, and returns the lock on the folder.
@@ -217,8 +221,8 @@ impl Records {
     }
 
     /// How the container ended, if the shim has written it.
-    pub(crate) fn exit(&self, id: &Id) -> Result<Option<Exit>> {
-        let path = self.exit_file(id);
+    pub(crate) fn exit(&self, record: &Record) -> Result<Option<Exit>> {
+        let path = self.exit_file(record);
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map(Some)
@@ -317,7 +321,7 @@ impl Records {
         Ok(match record.stage {
             Stage::Creating => Status::Dead,
             Stage::Created => Status::Created,
-            Stage::Started => Status::Exited(self.exit(&record.id)?),
+            Stage::Started => Status::Exited(self.exit(record)?),
         })
     }
 }

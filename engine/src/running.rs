@@ -127,7 +127,7 @@ fn attach(record: &Record, pid: u32) -> Result<()> {
 /// Writes the bundle, makes the fifos and starts the shim.
 fn launch(inner: &Inner, record: &Record) -> Result<Launched> {
     let id = &record.id;
-    let exit_file = inner.records.exit_file(id);
+    let exit_file = inner.records.exit_file(record);
     match fs::remove_file(&exit_file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", exit_file)(error)),
         _ => {}
@@ -303,9 +303,9 @@ impl Running {
         match self.waiting.lock().await.call(&call).await {
             Ok(answer) => {
                 let status = i32::try_from(answer.exit_status).unwrap_or(255);
-                let id = self.record.id.clone();
+                let record = self.record.clone();
                 // The shim has written it before it answered. It knows more than the answer does.
-                let stored = self.engine.blocking(move |inner| inner.records.exit(&id)).await?;
+                let stored = self.engine.blocking(move |inner| inner.records.exit(&record)).await?;
                 Ok(stored.unwrap_or(Exit { status, signal: None, oom_killed: false }))
             }
             Err(estiba_shim::Error::Disconnected { .. }) => Err(Error::ShimLost { id: self.record.id.clone() }),
@@ -336,7 +336,8 @@ impl Running {
         Ok(())
     }
 
-    /// Ends the shim and removes what the container has made; with `auto_remove`, the record and the root file system
+    /// Ends the shim and removes what the container has made (read its output to the end first: what the shim still holds
+    /// for a slow reader goes with it); with `auto_remove`, the record and the root file system
     /// too. A container that still runs is killed.
     pub async fn finish(self) -> Result<()> {
         let Self { engine, record, control, waiting, .. } = self;

@@ -47,7 +47,7 @@ pub enum Error {
         source: Boxed,
     },
     /// The shim refused a call.
-    #[error("{method}: {}", status.message)]
+    #[error("{}", status.message)]
     Status {
         /// The call.
         method: &'static str,

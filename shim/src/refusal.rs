@@ -12,11 +12,11 @@ pub(crate) fn refuse(code: Code, message: String) -> Status {
 
 impl From<&Error> for Status {
     fn from(error: &Error) -> Self {
-        let mut status = refuse(code(error), chain(error));
-        if let Error::Runtime { source, .. } = error {
-            let exit = ExitCode { code: u32::try_from(source.exit_code()).unwrap_or(125) };
-            status.details.push(Any::pack(&exit));
-        }
+        // Whoever called knows what was asked of which container: the message is why it failed.
+        let Error::Runtime { source, .. } = error else { return refuse(code(error), chain(error)) };
+        let mut status = refuse(code(error), chain(source.as_ref()));
+        let exit = ExitCode { code: u32::try_from(source.exit_code()).unwrap_or(125) };
+        status.details.push(Any::pack(&exit));
         status
     }
 }
@@ -74,7 +74,7 @@ mod tests {
         for (cause, code, exit_code) in cases {
             let error = Error::Runtime { operation: "start", id: "c1".into(), source: Box::new(cause) };
             let status = Status::from(&error);
-            assert!(status.message.starts_with("start container c1: "), "{}", status.message);
+            assert!(!status.message.contains("c1"), "{}", status.message);
             assert_eq!(status.code, code as i32);
             assert_eq!(Error::Status { method: "Start", status }.exit_code(), exit_code);
         }

@@ -98,7 +98,7 @@ impl Session {
                 }
             }
         };
-        // What is still in the pipes goes on to a slow reader while the container is removed.
+        // The shim holds what a slow reader has not taken yet: it is asked to end after that.
         let rest = async {
             if let Some(result) = written {
                 return Ok(result);
@@ -108,7 +108,8 @@ impl Session {
                 signal = self.signals.next_deadly() => Err(signal),
             }
         };
-        let (rest, removed) = tokio::join!(rest, running.finish());
+        let rest = rest.await;
+        let removed = running.finish().await;
         // From here on messages may be printed.
         drop(raw);
         removed?;
