@@ -118,11 +118,11 @@ fn wants_terminal(bundle: &Bundle) -> bool {
 }
 
 fn make(native: &Native, arguments: &Create, id: ContainerId, bundle: &Bundle) -> Result<Made> {
-    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let (input, output, errors) = (io::stdin(), io::stdout(), io::stderr());
     let stdio = if wants_terminal(bundle) {
         Stdio::Terminal
     } else {
-        Stdio::Fds { stdin: stdin.as_fd(), stdout: stdout.as_fd(), stderr: stderr.as_fd() }
+        Stdio::Fds { stdin: input.as_fd(), stdout: output.as_fd(), stderr: errors.as_fd() }
     };
     let inherited = inherited_fds(arguments.preserve_fds)?;
     let preserved: Vec<_> = inherited.iter().map(AsFd::as_fd).collect();
@@ -134,7 +134,9 @@ fn make(native: &Native, arguments: &Create, id: ContainerId, bundle: &Bundle) -
     };
     let mut created = native.create(&id, bundle, &options)?;
     let delivered = (|| {
-        if let (Some(socket), Some(console)) = (&arguments.console_socket, created.console.take()) {
+        if let Some(socket) = &arguments.console_socket
+            && let Some(console) = created.console.take()
+        {
             console::send(socket, &console)?;
         }
         if let Some(path) = &arguments.pid_file {

@@ -1,0 +1,279 @@
+//! The command line, as engines and people use it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use libtest_mimic::{Arguments, Failed, Trial, run};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::openpty;
+use serde_json::{Value, json};
+
+type Outcome = Result<(), Failed>;
+type Case = (&'static str, fn() -> Outcome);
+
+const BUSYBOX: &str = "/bin/busybox";
+
+fn main() {
+    let mut trials = vec![
+        Trial::test("version_is_what_docker_reads", version),
+        Trial::test("features_are_json", features),
+        Trial::test("spec_writes_a_configuration_once", spec),
+        Trial::test("errors_go_to_the_log", log),
+    ];
+    let missing = if !nix::unistd::geteuid().is_root() {
+        Some("needs root")
+    } else if !Path::new(BUSYBOX).exists() {
+        Some("needs busybox-static")
+    } else {
+        None
+    };
+    let privileged: [Case; 6] = [
+        ("run_passes_streams_and_status", streams),
+        ("create_start_state_kill_delete", life),
+        ("run_tells_what_cannot_be_executed", executables),
+        ("run_forwards_signals", signals),
+        ("run_bridges_a_terminal", terminal),
+        ("run_hands_descriptors_on", descriptors),
+    ];
+    trials.extend(privileged.into_iter().map(|(name, run)| {
+        let trial = Trial::test(format!("privileged_{name}"), run);
+        match missing {
+            Some(reason) => trial.with_ignored_flag(true).with_kind(reason),
+            None => trial,
+        }
+    }));
+    run(&Arguments::from_args(), trials).exit();
+}
+
+struct Bundle {
+    folder: tempfile::TempDir,
+    id: String,
+}
+
+impl Bundle {
+    fn new(terminal: bool, script: &str) -> Result<Self, Failed> {
+        let bundle = Self { folder: tempfile::tempdir()?, id: format!("ocirun-test-{}", std::process::id()) };
+        let bin = bundle.folder.path().join("rootfs/bin");
+        fs::create_dir_all(&bin)?;
+        fs::copy(BUSYBOX, bin.join("busybox"))?;
+        for applet in ["sh", "cat", "echo", "sleep", "stty", "true"] {
+            symlink("busybox", bin.join(applet))?;
+        }
+        bundle.ocirun(&["spec", "--bundle", &bundle.path("")])?;
+        let mut config: Value = serde_json::from_slice(&fs::read(bundle.path("config.json"))?)?;
+        config["process"]["terminal"] = json!(terminal);
+        config["process"]["args"] = json!(["sh", "-c", script]);
+        config["root"]["readonly"] = json!(false);
+        fs::write(bundle.path("config.json"), serde_json::to_vec(&config)?)?;
+        Ok(bundle)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ocirun"));
+        command.arg("--root").arg(self.folder.path().join("state")).stdin(Stdio::null());
+        command
+    }
+
+    fn ocirun(&self, arguments: &[&str]) -> Result<Output, Failed> {
+        Ok(self.command().args(arguments).output()?)
+    }
+
+    fn run(&self) -> Result<Output, Failed> {
+        self.ocirun(&["run", "-b", &self.path(""), &self.id])
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        let _ = self.ocirun(&["delete", "--force", &self.id]);
+    }
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(found: &T, wanted: &T) -> Outcome {
+    if found == wanted { Ok(()) } else { Err(format!("found {found:?}, wanted {wanted:?}").into()) }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn version() -> Outcome {
+    let output = text(&Command::new(env!("CARGO_BIN_EXE_ocirun")).arg("--version").output()?.stdout);
+    let mut lines = output.lines();
+    same(&lines.next(), &Some(concat!("ocirun version ", env!("CARGO_PKG_VERSION"))))?;
+    same(&lines.next().is_some_and(|line| line.starts_with("spec: 1.")), &true)
+}
+
+fn features() -> Outcome {
+    let output = Command::new(env!("CARGO_BIN_EXE_ocirun")).arg("features").output()?;
+    let features: Value = serde_json::from_slice(&output.stdout)?;
+    same(&features["ociVersionMin"], &json!("1.0.0"))?;
+    same(&features["mountOptions"].as_array().is_some_and(|list| list.contains(&json!("rro"))), &true)
+}
+
+fn spec() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let write = || Command::new(env!("CARGO_BIN_EXE_ocirun")).args(["spec", "-b"]).arg(folder.path()).output();
+    same(&write()?.status.success(), &true)?;
+    let again = write()?;
+    same(&again.status.code(), &Some(1))?;
+    same(&text(&again.stderr).contains("config.json"), &true)
+}
+
+fn log() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let log = folder.path().join("log");
+    let output = Command::new(env!("CARGO_BIN_EXE_ocirun"))
+        .arg("--root")
+        .arg(folder.path().join("state"))
+        .arg("--log")
+        .arg(&log)
+        .args(["--log-format", "json", "start", "nobody"])
+        .output()?;
+    same(&output.status.code(), &Some(1))?;
+    same(&text(&output.stderr).trim().to_owned(), &"ocirun: container nobody does not exist".to_owned())?;
+    let line: Value = serde_json::from_slice(&fs::read(&log)?)?;
+    same(&line["level"], &json!("error"))?;
+    same(&line["msg"], &json!("container nobody does not exist"))?;
+    same(&line["time"].as_str().is_some_and(|time| time.ends_with('Z')), &true)
+}
+
+fn streams() -> Outcome {
+    let bundle = Bundle::new(false, "cat; echo err >&2; exit 5")?;
+    let mut child = bundle
+        .command()
+        .args(["run", "-b", &bundle.path(""), &bundle.id])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().ok_or("no stdin")?.write_all(b"in\n")?;
+    let output = child.wait_with_output()?;
+    same(&(text(&output.stdout), text(&output.stderr)), &("in\n".to_owned(), "err\n".to_owned()))?;
+    same(&output.status.code(), &Some(5))?;
+    same(&fs::read_dir(bundle.path("state"))?.count(), &0)
+}
+
+fn life() -> Outcome {
+    let bundle = Bundle::new(false, "sleep 1000")?;
+    let id = bundle.id.as_str();
+    let good = |arguments: &[&str]| -> Result<String, Failed> {
+        // The container's process keeps the streams, so they are not pipes to be read to their end.
+        let out = bundle.path("out");
+        let file = fs::File::create(&out)?;
+        let status = bundle.command().args(arguments).stdout(file.try_clone()?).stderr(file).status()?;
+        let output = fs::read_to_string(out)?;
+        if status.success() { Ok(output) } else { Err(format!("{arguments:?}: {output}").into()) }
+    };
+    let status = || -> Result<Value, Failed> { Ok(serde_json::from_str(&good(&["state", id])?)?) };
+    good(&["create", "--bundle", &bundle.path(""), "--pid-file", &bundle.path("pid"), id])?;
+    let state = status()?;
+    same(&state["status"], &json!("created"))?;
+    same(&fs::read_to_string(bundle.path("pid"))?, &state["pid"].to_string())?;
+    good(&["start", id])?;
+    same(&status()?["status"], &json!("running"))?;
+    let list = good(&["list"])?;
+    same(&(list.starts_with("ID"), list.contains(id), list.contains("running")), &(true, true, true))?;
+    same(&good(&["list", "-q"])?, &format!("{id}\n"))?;
+    same(&bundle.ocirun(&["delete", id])?.status.code(), &Some(1))?;
+    good(&["kill", id, "KILL"])?;
+    for _ in 0..200 {
+        if status()?["status"] == "stopped" {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let killed = bundle.ocirun(&["kill", id])?;
+    same(&text(&killed.stderr), &"ocirun: container not running\n".to_owned())?;
+    good(&["delete", id])?;
+    same(&bundle.ocirun(&["state", id])?.status.code(), &Some(1))?;
+    good(&["delete", "--force", id]).map(drop)
+}
+
+fn executables() -> Outcome {
+    let bundle = Bundle::new(false, "")?;
+    let mut config: Value = serde_json::from_slice(&fs::read(bundle.path("config.json"))?)?;
+    for (program, code, words) in [("nothing", 127, "no such file or directory"), ("/bin", 126, "is a directory")] {
+        config["process"]["args"] = json!([program]);
+        fs::write(bundle.path("config.json"), serde_json::to_vec(&config)?)?;
+        let output = bundle.run()?;
+        same(&output.status.code(), &Some(code))?;
+        let errors = text(&output.stderr).to_lowercase();
+        same(&(errors.contains(program), errors.contains(words), errors.lines().count()), &(true, true, 1))?;
+        same(&fs::read_dir(bundle.path("state"))?.count(), &0)?;
+    }
+    Ok(())
+}
+
+fn signals() -> Outcome {
+    let bundle = Bundle::new(false, "trap 'echo got; exit 8' TERM; echo ready; while :; do sleep 0.01; done")?;
+    let mut child =
+        bundle.command().args(["run", "-b", &bundle.path(""), &bundle.id]).stdout(Stdio::piped()).spawn()?;
+    let mut stdout = child.stdout.take().ok_or("no stdout")?;
+    stdout.read_exact(&mut [0u8; 6])?;
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+    same(&child.wait()?.code(), &Some(8))?;
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest)?;
+    same(&rest, &"got\n".to_owned())
+}
+
+fn terminal() -> Outcome {
+    let bundle = Bundle::new(true, "stty size; read line; echo \"<$line>\"; exit 6")?;
+    let size = nix::pty::Winsize { ws_row: 21, ws_col: 43, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = openpty(Some(&size), None)?;
+    let before = nix::sys::termios::tcgetattr(&pty.slave)?;
+    let mut child = bundle
+        .command()
+        .args(["run", "-b", &bundle.path(""), &bundle.id])
+        .stdin(pty.slave.try_clone()?)
+        .stdout(pty.slave.try_clone()?)
+        .stderr(pty.slave.try_clone()?)
+        .spawn()?;
+    let mut master = fs::File::from(pty.master);
+    let mut output = String::new();
+    until(&mut master, &mut output, "21 43")?;
+    master.write_all(b"typed\r")?;
+    until(&mut master, &mut output, "<typed>")?;
+    same(&child.wait()?.code(), &Some(6))?;
+    // Our terminal is as it was.
+    same(&(nix::sys::termios::tcgetattr(&pty.slave)? == before), &true)
+}
+
+/// Reads until a text has come; five seconds of silence are a failure.
+fn until(master: &mut fs::File, output: &mut String, wanted: &str) -> Outcome {
+    let mut buffer = [0u8; 256];
+    while !output.contains(wanted) {
+        let mut fds = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::from(5000u16))? == 0 {
+            return Err(format!("{wanted:?} does not come after {output:?}").into());
+        }
+        let length = master.read(&mut buffer)?;
+        output.push_str(&text(&buffer[..length]));
+    }
+    Ok(())
+}
+
+fn descriptors() -> Outcome {
+    let bundle = Bundle::new(false, "cat <&3")?;
+    fs::write(bundle.path("handed"), "through\n")?;
+    let script = format!(
+        "exec {} --root {} run -b {} --preserve-fds 1 {} 3<{}",
+        env!("CARGO_BIN_EXE_ocirun"),
+        bundle.path("state"),
+        bundle.path(""),
+        bundle.id,
+        bundle.path("handed")
+    );
+    let output = Command::new("/bin/sh").args(["-c", &script]).stdin(Stdio::null()).output()?;
+    same(&(text(&output.stdout), text(&output.stderr)), &("through\n".to_owned(), String::new()))
+}
