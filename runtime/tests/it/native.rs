@@ -81,7 +81,7 @@ fn mounts() -> Outcome {
         ("/dev/pts", "rw,nosuid,noexec,relatime", "devpts devpts rw,gid=5,mode=620,ptmxmode=666"),
         ("/dev/shm", "rw,nosuid,nodev,noexec,relatime", "tmpfs shm rw,size=64k"),
         ("/dev/mqueue", "rw,nosuid,nodev,noexec,relatime", "mqueue mqueue rw"),
-        ("/sys", "ro,nosuid,nodev,noexec,relatime", "sysfs sysfs rw"),
+        ("/sys", "ro,nosuid,nodev,noexec,relatime", "sysfs sysfs ro"),
     ] {
         let found = output.lines().find(|line| line.split(' ').nth(4) == Some(place));
         let found = found.ok_or_else(|| format!("{place} is not mounted:\n{output}"))?;

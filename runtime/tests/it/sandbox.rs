@@ -60,7 +60,7 @@ impl Sandbox {
     pub(crate) fn with_features(features: Features) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let name = format!("estiba-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("estiba-test-{}-s{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let bin = folder.path().join("bundle/rootfs/bin");
         fs::create_dir_all(&bin).expect("the root");
         fs::copy(BUSYBOX, bin.join("busybox")).expect("busybox");
