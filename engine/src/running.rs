@@ -152,7 +152,8 @@ fn launch(inner: &Inner, record: &Record) -> Result<Launched> {
         cgroup_root: None,
         exit_command,
     };
-    let control = launch.spawn().map_err(failed("start the shim of"))?;
+    // While the shim comes up, the bundle is written.
+    let launching = launch.begin().map_err(failed("start the shim of"))?;
     let waiting = estiba_shim::Client::connect(&bundle, id.as_str()).map_err(failed("connect to the shim of"))?;
 
     let fifos = Fifos::make(&bundle, &record.request)?;
@@ -165,6 +166,7 @@ fn launch(inner: &Inner, record: &Record) -> Result<Launched> {
     write_bundle(inner, record, &bundle, &mounts::read_only(mounts.clone()))?;
     // What nobody will look at again need not reach the disk.
     let mounts = if record.request.auto_remove { mounts::volatile(mounts) } else { mounts };
+    let control = launching.finish().map_err(failed("start the shim of"))?;
     let [stdin, stdout, stderr] = fifos.paths();
     let options = record.request.runtime.as_ref().map(|program| {
         proto::Any::pack(&proto::RuncOptions {

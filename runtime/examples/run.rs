@@ -16,8 +16,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // State lies where another program could find it, for as long as the container exists.
     let state = std::env::temp_dir().join("estiba-example");
     let runtime = Native::new(&state);
-    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let stdio = Stdio::Fds { stdin: stdin.as_fd(), stdout: stdout.as_fd(), stderr: stderr.as_fd() };
+    let (input, output, errors) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let stdio = Stdio::Fds { stdin: input.as_fd(), stdout: output.as_fd(), stderr: errors.as_fd() };
 
     let created = runtime.create(&id, &bundle, &CreateOptions::new(stdio))?;
     let ended = runtime.start(&id).and_then(|()| wait(created.pidfd.as_fd(), created.pid));

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use estiba_runtime::ContainerId;
@@ -37,6 +37,38 @@ impl Program {
             Self::Path(path) => path,
             Self::Reexec => Path::new("/proc/self/exe"),
         }
+    }
+}
+
+/// A shim that is starting. Dropping it waits until the shim has left this process, too.
+#[derive(Debug)]
+pub struct Launching {
+    client: Option<Client>,
+    /// The process that was started: it forks the shim and ends.
+    first: Child,
+    program: PathBuf,
+    log: PathBuf,
+}
+
+impl Launching {
+    /// Waits until the shim is no child of this process any more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EarlyExit`] if it did not start.
+    pub fn finish(mut self) -> Result<Client> {
+        let status = self.first.wait().map_err(|source| Error::Spawn { program: self.program.clone(), source })?;
+        match self.client.take() {
+            Some(client) if status.success() => Ok(client),
+            _ => Err(Error::EarlyExit { status, log: log_tail(&self.log) }),
+        }
+    }
+}
+
+impl Drop for Launching {
+    fn drop(&mut self) {
+        // Reaped already, if it was finished; else it ends at once, and must not stay as a zombie.
+        let _ = self.first.wait();
     }
 }
 
@@ -70,6 +102,16 @@ impl Launch {
     /// [`Error::Busy`] if a shim lives in that folder, [`Error::Spawn`] and [`Error::EarlyExit`] if it does not start,
     /// [`Error::File`] for what cannot be made in the folder.
     pub fn spawn(&self) -> Result<Client> {
+        self.begin()?.finish()
+    }
+
+    /// The first half of [`spawn`](Self::spawn), which does not wait for the shim: the caller has time to write the bundle,
+    /// which is read when `Create` is called.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn).
+    pub fn begin(&self) -> Result<Launching> {
         let folder = open_folder(&self.bundle_dir)?;
         // Held until the shim is started, which inherits nothing of it: two callers cannot take each other's socket away.
         let lock = self.lock(&folder)?;
@@ -82,8 +124,14 @@ impl Launch {
         let listener = UnixListener::bind(&socket).map_err(fail("bind"))?;
         let stream = UnixStream::connect(&socket).map_err(fail("connect to"))?;
         drop(lock);
-        self.start(listener)?;
-        Ok(Client::new(stream, self.id.to_string(), Some(self.bundle_dir.join(LOG))))
+        let first = self.start(listener)?;
+        let client = Client::new(stream, self.id.to_string(), Some(self.bundle_dir.join(LOG)));
+        Ok(Launching {
+            client: Some(client),
+            first,
+            program: self.program.path().to_owned(),
+            log: self.bundle_dir.join(LOG),
+        })
     }
 
     /// Takes the folder's lock. A shim that has answered `Shutdown` may still be about to end, so it is tried for a moment.
@@ -99,7 +147,7 @@ impl Launch {
         }
     }
 
-    fn start(&self, listener: UnixListener) -> Result<()> {
+    fn start(&self, listener: UnixListener) -> Result<Child> {
         let log = self.bundle_dir.join(LOG);
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&log);
         let file = file.map_err(|error| Error::file("open", &log, error))?;
@@ -121,9 +169,7 @@ impl Launch {
             .stdin(OwnedFd::from(listener))
             .stdout(Stdio::null())
             .stderr(file);
-        let failed = |source| Error::Spawn { program: self.program.path().to_owned(), source };
         // The command keeps its copies of the descriptors until it is dropped.
-        let status = command.spawn().map_err(failed)?.wait().map_err(failed)?;
-        if status.success() { Ok(()) } else { Err(Error::EarlyExit { status, log: log_tail(&log) }) }
+        command.spawn().map_err(|source| Error::Spawn { program: self.program.path().to_owned(), source })
     }
 }

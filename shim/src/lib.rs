@@ -21,5 +21,5 @@ pub use client::Client;
 pub use daemon::{LOCK, LOG, REEXEC_NAME, SOCKET, reexec, serve_from_args};
 pub use error::{Error, Result};
 pub use exit::ExitRecord;
-pub use launch::{Launch, Program};
+pub use launch::{Launch, Launching, Program};
 pub use stdio::Stdio;
