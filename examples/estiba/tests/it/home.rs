@@ -121,13 +121,13 @@ impl Home {
         World::look(&[self.root(), self.folder.path().join("run")], &self.cgroup)
     }
 
-    /// Nothing may be left of what was run but images: their blobs and their layers' snapshots. A shim that has answered
+    /// Nothing may be left of what was run but images: their blobs, their layers' snapshots and the locks of their store. A shim that has answered
     /// its last call still needs a moment to go.
     pub(crate) fn check(&self) -> Result {
-        let (content, snapshots) = (self.root().join("content"), self.root().join("snapshots"));
+        let of_images = ["content", "snapshots", "leases"].map(|name| self.root().join(name));
         self.settled_as(&self.before, |difference| {
             let path = Path::new(difference.rsplit_once(": file ").map_or("", |(_, path)| path));
-            let of_an_image = path.starts_with(&content) || path.starts_with(&snapshots);
+            let of_an_image = of_images.iter().any(|folder| path.starts_with(folder));
             !of_an_image || path.parent().is_some_and(|parent| parent.ends_with("active"))
         })
     }
