@@ -11,8 +11,11 @@ pub(crate) const SIGCONT: i32 = 18;
 
 /// What is not the container's. SIGKILL and SIGSTOP can't be caught; SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV
 /// and SIGSYS say that this program is broken; SIGPIPE, SIGCHLD, SIGTTIN, SIGTTOU and SIGURG are about its own files and
-/// children; 32 and 33 are the C library's own.
-const OURS: [i32; 16] = [9, 19, 4, 5, 6, 7, 8, 11, 31, 13, 17, 21, 22, 23, 32, 33];
+/// children.
+const OURS: [i32; 14] = [9, 19, 4, 5, 6, 7, 8, 11, 31, 13, 17, 21, 22, 23];
+
+/// The first signal that the C library leaves to programs: glibc keeps 32 and 33 for itself, musl 34, too.
+const FIRST_REALTIME: i32 = if cfg!(target_env = "musl") { 35 } else { 34 };
 
 const LAST_REALTIME: i32 = 64;
 
@@ -54,7 +57,7 @@ pub(crate) fn exit_status(signal: i32) -> u8 {
 }
 
 fn caught() -> impl Iterator<Item = i32> {
-    (1..=LAST_REALTIME).filter(|number| !OURS.contains(number))
+    (1..=31).chain(FIRST_REALTIME..=LAST_REALTIME).filter(|number| !OURS.contains(number))
 }
 
 #[cfg(test)]
@@ -64,10 +67,10 @@ mod tests {
     #[test]
     fn what_concerns_this_program_alone_is_left() {
         let caught: Vec<i32> = caught().collect();
-        for forwarded in [1, 2, 3, 10, 12, 15, SIGCONT, 20, SIGWINCH, 34, 64] {
+        for forwarded in [1, 2, 3, 10, 12, 15, SIGCONT, 20, SIGWINCH, 35, 64] {
             assert!(caught.contains(&forwarded), "{forwarded}");
         }
-        for ours in OURS {
+        for ours in OURS.into_iter().chain([32, 33]) {
             assert!(!caught.contains(&ours), "{ours}");
         }
     }
