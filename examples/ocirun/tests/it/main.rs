@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use libtest_mimic::{Arguments, Failed, Trial, run};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -56,7 +57,9 @@ struct Bundle {
 
 impl Bundle {
     fn new(terminal: bool, script: &str) -> Result<Self, Failed> {
-        let bundle = Self { folder: tempfile::tempdir()?, id: format!("ocirun-test-{}", std::process::id()) };
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let id = format!("ocirun-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let bundle = Self { folder: tempfile::tempdir()?, id };
         let bin = bundle.folder.path().join("rootfs/bin");
         fs::create_dir_all(&bin)?;
         fs::copy(BUSYBOX, bin.join("busybox"))?;
