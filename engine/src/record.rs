@@ -300,6 +300,12 @@ impl Records {
 
     /// The container of that name, id, or beginning of an id.
     pub(crate) fn find(&self, text: &str) -> Result<Id> {
+        // A whole id is what it says, whatever name somebody has given.
+        if let Ok(id) = text.parse::<Id>()
+            && self.folder(&id).exists()
+        {
+            return Ok(id);
+        }
         if let Ok(name) = text.parse::<ContainerName>()
             && let Some(id) = self.owner(&name)
         {

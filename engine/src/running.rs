@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use estiba_network::Sandbox;
@@ -215,7 +216,8 @@ fn write_bundle(inner: &Inner, record: &Record, bundle: &Path, mounts: &[oci_spe
         }
     }
     let hostname = hostname(request, &record.id)?;
-    let files = host_files(bundle, request, &hostname)?;
+    // They can be written from inside, so they lie where the container's other changes do: not in RUN, which may be memory.
+    let files = host_files(&inner.records.folder(&record.id), request, &hostname)?;
     let spec = spec::build(&record.id, &record.cgroup, request, &image, &identity, &hostname, &files)?;
     let bytes = serde_json::to_vec(&spec).map_err(|source| Error::Spec { field: "config", source: source.into() })?;
     folder::replace(bundle, "config.json", &bytes, Durability::Lazy)
@@ -225,8 +227,10 @@ fn write_bundle(inner: &Inner, record: &Record, bundle: &Path, mounts: &[oci_spe
 fn read(tree: &Tree, path: &str) -> String {
     use std::io::Read;
     let mut text = String::new();
-    if let Ok(file) = tree.open(path, OFlag::O_NONBLOCK.bits())
-        && file.metadata().is_ok_and(|metadata| metadata.is_file())
+    // Looked at before it is opened: to open a device, which an image can have here, may already do something.
+    if let Ok(place) = tree.open(path, OFlag::O_PATH.bits())
+        && place.metadata().is_ok_and(|metadata| metadata.is_file())
+        && let Ok(file) = fs::File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))
         && file.take(user::MAX_FILE).read_to_string(&mut text).is_err()
     {
         text.clear();
@@ -256,7 +260,7 @@ fn hostname(request: &crate::CreateRequest, id: &Id) -> Result<String> {
 }
 
 /// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` of the container.
-fn host_files(bundle: &Path, request: &crate::CreateRequest, hostname: &str) -> Result<HostFiles> {
+fn host_files(folder: &Path, request: &crate::CreateRequest, hostname: &str) -> Result<HostFiles> {
     use crate::request::NetworkMode;
     const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
                              ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
@@ -269,7 +273,7 @@ fn host_files(bundle: &Path, request: &crate::CreateRequest, hostname: &str) -> 
     };
     let write = |name: &str, content: &str| -> Result<std::path::PathBuf> {
         use std::os::unix::fs::PermissionsExt;
-        let path = bundle.join(name);
+        let path = folder.join(name);
         fs::write(&path, content)
             .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)))
             .map_err(Error::io("write", &path))?;

@@ -200,12 +200,14 @@ fn mounts(request: &CreateRequest, files: &HostFiles) -> Result<Vec<Mount>> {
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
         mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"])?,
     ];
+    let access = if request.read_only { "ro" } else { "rw" };
+    let options = &["bind", "rprivate", "nosuid", "nodev", "noexec", access];
     for (destination, source) in
         [("/etc/resolv.conf", &files.resolv_conf), ("/etc/hostname", &files.hostname), ("/etc/hosts", &files.hosts)]
     {
         // A bind of the request on the same path takes the place of ours.
         if !request.binds.iter().any(|bind| Path::new(&bind.destination) == Path::new(destination)) {
-            mounts.push(mount(destination, "bind", &source.to_string_lossy(), &["bind", "rprivate"])?);
+            mounts.push(mount(destination, "bind", &source.to_string_lossy(), options)?);
         }
     }
     for bind in &request.binds {

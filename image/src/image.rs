@@ -8,6 +8,9 @@ use crate::{Error, ImageConfig, Platform, Provider, Result, manifest, media};
 /// The largest layer that is believed, in bytes: 1 TiB.
 const MAX_LAYER: u64 = 1 << 40;
 
+/// The most layers of one image: what the kernel stacks in one overlay.
+const MAX_LAYERS: usize = 500;
+
 /// An image for one platform: its manifest and config, verified, with the raw bytes beside what was read from them.
 #[derive(Clone, Debug)]
 pub struct Image {
@@ -131,6 +134,10 @@ fn pair_layers(descriptor: &Descriptor, manifest: &ImageManifest, config: &Image
     if layers.len() != diff_ids.len() {
         let digest = descriptor.digest().clone();
         return Err(Error::LayerCount { digest, layers: layers.len(), diff_ids: diff_ids.len() });
+    }
+    if layers.len() > MAX_LAYERS {
+        let source = format!("it has {} layers, and at most {MAX_LAYERS} can be used", layers.len()).into();
+        return Err(Error::InvalidDocument { what: format!("manifest {}", descriptor.digest()), source });
     }
     let pairs = layers.iter().zip(compressions).zip(diff_ids);
     pairs

@@ -1,8 +1,9 @@
 //! Starts a shim.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
-use std::os::fd::OwnedFd;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -11,6 +12,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use estiba_runtime::ContainerId;
+use estiba_runtime::mount::Tree;
+use estiba_runtime::oci_spec::runtime::Mount;
 use nix::fcntl::Flock;
 
 use crate::arguments::Arguments;
@@ -37,6 +40,24 @@ impl Program {
             Self::Path(path) => path,
             Self::Reexec => Path::new("/proc/self/exe"),
         }
+    }
+
+    /// The program's file in a read-only mount that is attached nowhere, for the shim to be executed from: through
+    /// `/proc/PID/exe` nobody in a container can write to it then, even after the shim has died (CVE-2019-5736).
+    ///
+    /// `None` where it cannot be had: before Linux 5.12, or without `CAP_SYS_ADMIN`.
+    fn sealed(&self) -> Option<Tree> {
+        let path = std::fs::canonicalize(self.path()).ok()?;
+        // A script would be opened by its interpreter, by a path that is gone by then.
+        let mut magic = [0; 4];
+        File::open(&path).and_then(|mut file| file.read_exact(&mut magic)).ok().filter(|()| magic == *b"\x7fELF")?;
+        let mut mount = Mount::default();
+        mount
+            .set_destination("/".into())
+            .set_typ(Some("bind".to_owned()))
+            .set_source(Some(path))
+            .set_options(Some(vec!["bind".to_owned(), "ro".to_owned()]));
+        Tree::new(&[mount]).ok()
     }
 }
 
@@ -157,11 +178,17 @@ impl Launch {
             cgroup_root: self.cgroup_root.clone(),
             exit_command: self.exit_command.clone(),
         };
-        let mut command = Command::new(self.program.path());
-        if self.program == Program::Reexec {
-            command.arg0(REEXEC_NAME);
-        }
+        let sealed = self.program.sealed();
+        let path = match &sealed {
+            Some(tree) => PathBuf::from(format!("/proc/self/fd/{}", tree.as_fd().as_raw_fd())),
+            None => self.program.path().to_owned(),
+        };
+        let mut command = Command::new(path);
         command
+            .arg0(match &self.program {
+                Program::Path(path) => path.as_os_str(),
+                Program::Reexec => OsStr::new(REEXEC_NAME),
+            })
             .args(arguments.to_vec())
             .env_clear()
             .envs(["PATH", "XDG_RUNTIME_DIR"].iter().filter_map(|name| Some((name, std::env::var_os(name)?))))

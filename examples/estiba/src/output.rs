@@ -29,9 +29,13 @@ pub(crate) fn lines(items: impl IntoIterator<Item = impl Display>) -> String {
 }
 
 /// Rows in columns that are as wide as their widest cell.
+///
+/// Names come from images: what would drive the terminal is shown, not done.
 pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
+    let shown = |cell: &String| cell.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>();
+    let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(shown)).collect();
     let mut widths = head.map(|cell| cell.chars().count());
-    for row in rows {
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
@@ -47,7 +51,7 @@ pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> St
         text.push('\n');
     };
     line(head);
-    for row in rows {
+    for row in &rows {
         line(row.each_ref().map(String::as_str));
     }
     text

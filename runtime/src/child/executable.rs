@@ -142,8 +142,8 @@ fn open_readable(resolver: Resolver, root: i32, path: &CStr, flags: i32) -> Call
 fn check_interpreter(resolver: Resolver, root: i32, path: &CStr) -> Result<(), Failure> {
     let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOCTTY;
     let mut name = [0u8; 257];
-    // What cannot be read is not a script: its interpreter could not read it either.
-    let Ok(mut script) = open_readable(resolver, root, path, flags) else { return Ok(()) };
+    // The kernel reads the first line of what we may not read, so what it would find there must not stay unknown.
+    let mut script = open_readable(resolver, root, path, flags).map_err(Part::Interpreter.of())?;
     // As deep as the kernel goes, and one more.
     for _ in 0..6 {
         let mut line = [0u8; 256];
@@ -151,7 +151,9 @@ fn check_interpreter(resolver: Resolver, root: i32, path: &CStr) -> Result<(), F
         close(script);
         let line = length.ok().and_then(|length| line.get(..length)).unwrap_or_default();
         let Some(rest) = line.strip_prefix(b"#!") else { return Ok(()) };
-        let rest = rest.trim_ascii_start();
+        // Only these two are skipped by the kernel; whatever else is white is part of the name.
+        let start = rest.iter().position(|byte| !matches!(byte, b' ' | b'\t')).unwrap_or(rest.len());
+        let rest = rest.get(start..).unwrap_or_default();
         let end = rest.iter().position(|byte| matches!(byte, b' ' | b'\t' | b'\n' | 0)).unwrap_or(rest.len());
         name.fill(0);
         for (place, byte) in name.iter_mut().zip(rest.get(..end).unwrap_or_default()) {
@@ -160,14 +162,11 @@ fn check_interpreter(resolver: Resolver, root: i32, path: &CStr) -> Result<(), F
         let Ok(interpreter) = CStr::from_bytes_until_nul(&name) else { return Ok(()) };
         match open_readable(resolver, root, interpreter, libc::O_PATH) {
             Ok(fd) => close(fd),
-            Err(libc::ELOOP) => return Err(Part::Interpreter.of()(libc::ELOOP)),
             // The attempt to execute will tell.
-            Err(_) => return Ok(()),
+            Err(libc::ENOENT | libc::ENOTDIR) => return Ok(()),
+            Err(errno) => return Err(Part::Interpreter.of()(errno)),
         }
-        match open_readable(resolver, root, interpreter, flags) {
-            Ok(fd) => script = fd,
-            Err(_) => return Ok(()),
-        }
+        script = open_readable(resolver, root, interpreter, flags).map_err(Part::Interpreter.of())?;
     }
     close(script);
     Ok(())

@@ -122,6 +122,9 @@ pub(super) fn filesystem(resolver: Resolver, root: i32, filesystem: &Filesystem)
     close(context);
     let links = if filesystem.no_links { Links::Refuse } else { Links::Follow };
     let target = make(resolver, root, &filesystem.target, true, links).map_err(Part::Target.of())?;
+    if filesystem.kind.as_c_str() != c"proc" && file::filesystem(target)? == PROC_SUPER_MAGIC {
+        return Err(Part::InsideProc.of()(libc::EPERM));
+    }
     sys::attach(tree, target).map_err(Part::Attach.of())?;
     close(target);
     if let Some(kind) = filesystem.propagation {
@@ -145,6 +148,10 @@ pub(super) fn bind(
     if guarded && file::filesystem(place)? == PROC_SUPER_MAGIC {
         return Err(Part::InsideProc.of()(libc::EPERM));
     }
+    // The nodes and links of /dev would be made in what is bound here, a folder of the host.
+    if guarded && folder && target.path() != c"dev" && is_dev(resolver, root, place)? {
+        return Err(Part::OverDev.of()(libc::EPERM));
+    }
     sys::attach(tree, place).map_err(Part::Attach.of())?;
     close(place);
     if let Some((proc, late)) = late {
@@ -157,6 +164,17 @@ pub(super) fn bind(
     }
     close(tree);
     Ok(())
+}
+
+/// Whether an open folder is the container's /dev.
+fn is_dev(resolver: Resolver, root: i32, folder: i32) -> Result<bool, Failure> {
+    let dev = match resolver.open(root, c"dev", libc::O_PATH | libc::O_DIRECTORY, Links::Follow) {
+        Err(libc::ENOENT | libc::ENOTDIR) => return Ok(false),
+        result => result.map_err(Part::Target.of())?,
+    };
+    let (this, that) = (file::stat(folder, c"")?, file::stat(dev, c"")?);
+    close(dev);
+    Ok(this.is_same(&that))
 }
 
 /// Makes the procfs that nothing else can reach.

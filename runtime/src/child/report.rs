@@ -25,6 +25,7 @@ pub(crate) enum Part {
     Attributes,
     Propagation,
     InsideProc,
+    OverDev,
     Existing,
     Copy,
     Detach,
@@ -35,7 +36,7 @@ pub(crate) enum Part {
     Execute,
 }
 
-const PARTS: [(Part, &str); 17] = [
+const PARTS: [(Part, &str); 18] = [
     (Part::Whole, ""),
     (Part::OpenFilesystem, "open the filesystem"),
     (Part::Parameter, "set an option"),
@@ -45,13 +46,14 @@ const PARTS: [(Part, &str); 17] = [
     (Part::Attributes, "set the attributes"),
     (Part::Propagation, "set the propagation"),
     (Part::InsideProc, "the target lies in a proc filesystem"),
+    (Part::OverDev, "the target is a link to /dev"),
     (Part::Existing, "something else is there"),
     (Part::Copy, "copy the mount"),
     (Part::Detach, "detach the old root"),
     (Part::Null, "/dev/null is not the null device"),
     (Part::Outside, "the folder lies outside the root"),
     (Part::Find, ""),
-    (Part::Interpreter, "the interpreter is a link into /proc"),
+    (Part::Interpreter, "cannot rule out that the interpreter is a link into /proc"),
     (Part::Execute, ""),
 ];
 

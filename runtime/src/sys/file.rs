@@ -75,9 +75,16 @@ pub(crate) struct Stat {
     pub(crate) mode: u32,
     /// The device that a device node stands for.
     pub(crate) rdev: u64,
+    /// The filesystem, and the inode in it.
+    pub(crate) identity: (u64, u64),
 }
 
 impl Stat {
+    /// Whether both are one file.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
+
     /// Whether it is of this type (`S_IFDIR` and so on).
     pub(crate) fn is(&self, kind: u32) -> bool {
         self.mode & libc::S_IFMT == kind
@@ -93,7 +100,7 @@ pub(crate) fn stat(dir: i32, path: &CStr) -> Call<Stat> {
     done(c_long::from(returned))?;
     // SAFETY: the call succeeded and has filled the structure.
     let stat = unsafe { buffer.assume_init() };
-    Ok(Stat { mode: stat.st_mode, rdev: stat.st_rdev })
+    Ok(Stat { mode: stat.st_mode, rdev: stat.st_rdev, identity: (stat.st_dev, stat.st_ino) })
 }
 
 /// The type of the filesystem, from [`fstatfs(2)`](https://man7.org/linux/man-pages/man2/fstatfs.2.html).

@@ -37,16 +37,32 @@ fn host_program() -> Outcome {
         let nested = sandbox.rootfs().join("bin/nested");
         fs::write(&nested, "#! /bin/script x\n")?;
         symlink("/proc/self/exe", sandbox.rootfs().join("bin/link"))?;
-        for file in [&script, &nested] {
+        // The kernel skips blanks and tabs only: this interpreter's path is relative, and begins with a form feed.
+        let feed = sandbox.rootfs().join("bin/feed");
+        fs::write(&feed, "#!\x0c/bin/busybox\n")?;
+        fs::create_dir_all(sandbox.rootfs().join("\x0c/bin"))?;
+        symlink("/proc/self/exe", sandbox.rootfs().join("\x0c/bin/busybox"))?;
+        for file in [&script, &nested, &feed] {
             fs::set_permissions(file, fs::Permissions::from_mode(0o755))?;
         }
-        for program in ["/proc/self/exe", "link", "script", "nested", "/proc/1/exe"] {
+        for program in ["/proc/self/exe", "link", "script", "nested", "feed", "/proc/1/exe"] {
             sandbox.spec["process"]["args"] = json!([program]);
             match sandbox.run() {
                 Err(Error::NotExecutable { .. } | Error::ExecutableNotFound { .. }) => {}
                 other => return Err(format!("{program} with openat2 {openat2}: {other:?}").into()),
             }
         }
+    }
+    // The kernel reads the first line of a script that its user may only execute.
+    let mut sandbox = Sandbox::new();
+    let script = sandbox.rootfs().join("bin/unreadable");
+    fs::write(&script, "#!/proc/self/exe\n")?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o711))?;
+    sandbox.spec["process"]["args"] = json!(["unreadable"]);
+    sandbox.spec["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    match sandbox.run() {
+        Err(Error::NotExecutable { .. }) => {}
+        other => return Err(format!("an unreadable script: {other:?}").into()),
     }
     // While it waits, nobody in the container could look at it, either.
     let mut sandbox = Sandbox::new();

@@ -369,6 +369,10 @@ fn the_shim_is_nobodys_child() -> Outcome {
     let mut client = bundle.spawn();
     let shim = client.who()?.shim_pid;
     assert!(!children(std::process::id()).contains(&shim));
+    // CVE-2019-5736: its program lies on a read-only mount, so nobody can write to it through a process that executes it,
+    // not even when it is not busy any more.
+    let place = nix::sys::statvfs::statvfs(format!("/proc/{shim}/exe").as_str())?;
+    assert!(place.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY));
     let session = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(shim as i32)))?;
     assert_eq!(session.as_raw(), shim as i32);
     let environment = fs::read(format!("/proc/{shim}/environ"))?;
