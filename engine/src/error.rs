@@ -158,6 +158,18 @@ pub enum Error {
         /// What should have been.
         expected: String,
     },
+    /// A blob was damaged after the content store had verified it.
+    #[error(
+        "layer {layer} of {image} was damaged in the content store and has been removed from it: run again from where the image came from"
+    )]
+    DamagedBlob {
+        /// The image.
+        image: String,
+        /// The layer's digest.
+        layer: String,
+        /// What does not match.
+        source: io::Error,
+    },
     /// A layer could not be unpacked.
     #[error("cannot unpack layer {layer} of {image}")]
     Unpack {

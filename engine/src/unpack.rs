@@ -1,9 +1,9 @@
 //! Unpack: an image's layers become committed snapshots, named by their chain ids. Here image and storage meet.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use estiba_image::{Layout, Platform, Provider};
+use estiba_image::{ContentStore, Layout, Platform, Provider, Verified};
 use estiba_storage::layer::{self, Compression, Limits, Target};
 use estiba_storage::{Key, Name, SnapshotId, Snapshotter};
 
@@ -91,7 +91,8 @@ impl Work<'_> {
             move |source| Error::Snapshot { operation, snapshot, source: Box::new(source) }
         };
         let mounts = self.snapshotter.prepare(&lease.key, parent).map_err(snapshot("prepare"))?;
-        let made = self.fill(&mounts, descriptor, diff_id).and_then(|()| {
+        let filled = self.fill(&mounts, descriptor, diff_id).map_err(|error| self.blame(descriptor, error));
+        let made = filled.and_then(|()| {
             match self.snapshotter.commit(name, &lease.key) {
                 Ok(()) => Ok(true),
                 // Somebody else was quicker: theirs is as good.
@@ -104,6 +105,24 @@ impl Work<'_> {
         }
         lease.end()?;
         made.map(drop)
+    }
+
+    /// What really was wrong, if a layer could not be unpacked: a blob that was damaged after the content store had taken
+    /// it in is removed, so that the next import brings it again. An import alone only looks at the size.
+    fn blame(&self, descriptor: &oci_spec::image::Descriptor, error: Error) -> Error {
+        let location = self.content.path().display().to_string();
+        let verified = self.content.open(descriptor).and_then(|blob| Verified::new(blob, descriptor, &location));
+        let Ok(mut verified) = verified else { return error };
+        let Err(source) = io::copy(&mut verified, &mut io::sink()) else { return error };
+        // Nothing but other content says that the blob is damaged; a disk that cannot be read now may be readable later.
+        if source.raw_os_error().is_some() {
+            return error;
+        }
+        let layer = descriptor.digest().to_string();
+        match self.content.remove(descriptor.digest()) {
+            Ok(()) => Error::DamagedBlob { image: self.image.name.clone(), layer, source },
+            Err(source) => Error::Content { source: Box::new(source) },
+        }
     }
 
     fn fill(

@@ -34,6 +34,7 @@ fn main() {
         privileged("privileged_memory_that_ran_out_is_told", memory_ran_out),
         privileged("privileged_a_record_of_the_future_stops_nobody_else", future_record),
         privileged("privileged_users_and_files_of_the_image_are_used", users_and_files),
+        privileged("privileged_a_damaged_blob_is_removed_and_comes_again", damaged_blob),
     ];
     libtest_mimic::run(&arguments, trials).exit();
 }
@@ -257,6 +258,33 @@ fn future_record() -> Result {
         assert!(matches!(error, Error::Version { .. }), "{error}");
         std::fs::write(&path, record)?;
         container.remove(Kill::No).await?;
+        Ok(())
+    })
+}
+
+fn damaged_blob() -> Result {
+    on(async |place| {
+        use estiba_engine::image::Source;
+        let engine = place.open().await?;
+        // A source beside the store: a copy of it, whole.
+        let copy = place.root().with_file_name("source");
+        let status =
+            std::process::Command::new("cp").arg("-a").arg(place.root().join("content")).arg(&copy).status()?;
+        assert!(status.success());
+        let source: Source = format!("oci:{}:busybox", copy.display()).parse()?;
+        let layer = place.layer()?;
+        let mut bytes = std::fs::read(&layer)?;
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::set_permissions(&layer, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        std::fs::write(&layer, bytes)?;
+        let image = engine.import(source.clone()).await?;
+        let request = |image| CreateRequest { image, ..shell(place, "echo whole") };
+        let error = engine.run(request(image)).await.err().ok_or("a damaged layer was used")?;
+        assert!(matches!(error, Error::DamagedBlob { .. }), "{}", place::chain(&error));
+        place.is_clean()?;
+        let image = engine.import(source).await?;
+        assert_eq!(attend(engine.run(request(image)).await?).await?.0, "whole\n");
         Ok(())
     })
 }

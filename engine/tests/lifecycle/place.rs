@@ -42,6 +42,13 @@ impl Place {
         self.folder.path().join("root")
     }
 
+    /// The file of the image's layer: the largest blob.
+    pub(crate) fn layer(&self) -> Result<PathBuf> {
+        let blobs = entries(&self.root().join("content/blobs/sha256"));
+        let size = |path: &PathBuf| fs::metadata(path).map_or(0, |metadata| metadata.len());
+        Ok(blobs.into_iter().max_by_key(size).ok_or("there is no blob")?)
+    }
+
     fn run(&self) -> PathBuf {
         self.folder.path().join("run")
     }
