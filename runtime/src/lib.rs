@@ -15,6 +15,7 @@ mod resolve;
 mod runtime;
 pub mod seccomp;
 mod state;
+mod stats;
 mod sys;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
@@ -28,5 +29,6 @@ pub use features::Features;
 pub use id::ContainerId;
 pub use native::Native;
 pub use oci_spec;
-pub use runtime::{CreateOptions, Created, DeleteMode, Keyring, KillTarget, RootSwitch, Runtime, Stdio, inherited_fds};
+pub use runtime::{CreateOptions, Created, DeleteMode, ExecOptions, Keyring, KillTarget, RootSwitch, Runtime, Stdio, inherited_fds};
 pub use state::{State, Status};
+pub use stats::{CpuStats, IoStats, MemoryStats, PidsStats, Stats};

@@ -5,8 +5,10 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use oci_spec::runtime::{LinuxResources, Process};
+
 use crate::sys::{self, file};
-use crate::{Bundle, ContainerId, Error, Result, State};
+use crate::{Bundle, ContainerId, Error, Result, State, Stats};
 
 /// The operations of the
 /// [runtime specification](https://github.com/opencontainers/runtime-spec/blob/main/runtime.md).
@@ -39,6 +41,31 @@ pub trait Runtime: Debug + Send + Sync {
     fn resume(&self, id: &ContainerId) -> Result<()> {
         Err(Error::Unsupported { operation: "resume", id: id.clone() })
     }
+
+    /// Adds a process to a running container, and lets it run: in its namespaces, cgroup and root, with the streams, user and
+    /// rights that `process` says. It returns once the program is executed, or says why that failed.
+    ///
+    /// The process is no part of the state; who added it waits for it.
+    fn exec(&self, id: &ContainerId, process: &Process, options: &ExecOptions<'_>) -> Result<Created> {
+        let _ = (process, options);
+        Err(Error::Unsupported { operation: "add a process to", id: id.clone() })
+    }
+
+    /// Changes the limits of a container. What `resources` does not name stays as it is.
+    fn update(&self, id: &ContainerId, resources: &LinuxResources) -> Result<()> {
+        let _ = resources;
+        Err(Error::Unsupported { operation: "update", id: id.clone() })
+    }
+
+    /// What the container uses.
+    fn stats(&self, id: &ContainerId) -> Result<Stats> {
+        Err(Error::Unsupported { operation: "measure", id: id.clone() })
+    }
+
+    /// The processes in the container's cgroup and below it, numbered as the caller sees them.
+    fn processes(&self, id: &ContainerId) -> Result<Vec<i32>> {
+        Err(Error::Unsupported { operation: "list the processes of", id: id.clone() })
+    }
 }
 
 /// How a container is to be made, beside what its configuration says.
@@ -67,6 +94,23 @@ impl<'a> CreateOptions<'a> {
             keyring: Keyring::default(),
             root_switch: RootSwitch::default(),
         }
+    }
+}
+
+/// How a process is to be added to a container, beside what its configuration says.
+#[derive(Debug)]
+pub struct ExecOptions<'a> {
+    /// The standard streams of the process.
+    pub stdio: Stdio<'a>,
+    /// Further descriptors for the process, which gets them as 3, 4, 5 and so on.
+    pub preserve_fds: &'a [BorrowedFd<'a>],
+}
+
+impl<'a> ExecOptions<'a> {
+    /// The usual choices, with these standard streams.
+    #[must_use]
+    pub fn new(stdio: Stdio<'a>) -> Self {
+        Self { stdio, preserve_fds: &[] }
     }
 }
 
