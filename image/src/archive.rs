@@ -4,6 +4,7 @@
 
 mod header;
 mod raw;
+mod write;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use self::header::{BLOCK, Header, Kind, MAX_NAME, MAX_PAX, Pax};
 use self::raw::{Inflated, Range, Raw};
+pub(crate) use self::write::TarWriter;
 use crate::{ArchiveProblem, Error, Result};
 
 /// More entries than this are not believed. An image has a few per layer.
@@ -66,7 +68,12 @@ impl Archive {
             .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
             .open(path)
             .map_err(|source| Error::io("open", path, source))?;
-        let metadata = file.metadata().map_err(|source| Error::io("stat", path, source))?;
+        Self::of_file(name, file)
+    }
+
+    /// An archive in a file that is open, which need not have a name any more.
+    pub(crate) fn of_file(name: String, file: File) -> Result<Self> {
+        let metadata = file.metadata().map_err(|source| Error::io("stat", &name, source))?;
         if !metadata.is_file() {
             return Err(Error::Archive { archive: name, problem: ArchiveProblem::NotFile });
         }

@@ -61,7 +61,7 @@ impl DockerArchive {
         Self::new(Archive::from_bytes(bytes)?)
     }
 
-    fn new(archive: Archive) -> Result<Self> {
+    pub(crate) fn new(archive: Archive) -> Result<Self> {
         let Some(raw) = archive.document("manifest.json", MAX_DOCUMENT)? else {
             let oci = archive.find("oci-layout")?.is_some();
             let old = archive.find("repositories")?.is_some();

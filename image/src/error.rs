@@ -102,6 +102,39 @@ pub enum Error {
         /// The names that are there.
         available: Vec<String>,
     },
+    /// The beginning of an id is the beginning of several images' ids.
+    #[error("{prefix:?} is the beginning of several image ids, write more of it; {}", Listed(matches))]
+    AmbiguousId {
+        /// What was asked for.
+        prefix: String,
+        /// The ids, with a name of each if it has one.
+        matches: Vec<String>,
+    },
+    /// An index or manifest is damaged or missing, so nobody knows which blobs belong to it.
+    #[error(
+        "nothing is removed: the manifest {digest}{} is missing or damaged; untag that image or copy it again",
+        Of(image)
+    )]
+    Uncollectable {
+        /// The document.
+        digest: Digest,
+        /// A name of the image that it belongs to; empty if it has none.
+        image: String,
+    },
+    /// A change that `docker commit --change` would not take either.
+    #[error("invalid change {text:?}: {reason}")]
+    InvalidChange {
+        /// The instruction.
+        text: String,
+        /// The rule that it breaks.
+        reason: &'static str,
+    },
+    /// An image that is being made is none that could be read again.
+    #[error("cannot make an image: {reason}")]
+    InvalidCommit {
+        /// What is wrong.
+        reason: String,
+    },
     /// A blob that a document refers to is missing.
     #[error("{location} has no blob {digest}: the image is incomplete, copy it again")]
     BlobMissing {
@@ -366,6 +399,14 @@ impl fmt::Display for Listed<'_> {
             write!(f, " and {} more", self.0.len() - SHOWN)?;
         }
         Ok(())
+    }
+}
+
+struct Of<'a>(&'a str);
+
+impl fmt::Display for Of<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, " of image {:?}", self.0) }
     }
 }
 

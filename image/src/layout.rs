@@ -1,8 +1,10 @@
 //! The content store: an OCI image layout on disk.
 
+mod collect;
 mod folder;
 mod index;
 mod ingest;
+mod lease;
 
 use std::fs::DirBuilder;
 use std::io::Read;
@@ -19,11 +21,16 @@ use crate::digest::path_parts;
 use crate::provider::MAX_DOCUMENT;
 use crate::{ContentStore, Error, Ingest, Provider, Result};
 
+pub use self::collect::{Check, Collected, ImageUsage, Problem, Usage};
 pub use self::index::Listing;
-pub(crate) use self::index::list;
+pub(crate) use self::index::{IMAGE_NAME, REF_NAME, list};
+pub(crate) use self::ingest::Spool;
+pub use self::lease::Lease;
 
 const LAYOUT_FILE: &str = "oci-layout";
 const INDEX_FILE: &str = "index.json";
+/// The content of `oci-layout`.
+pub(crate) const LAYOUT_VERSION: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// An OCI image layout on disk: blobs by digest, and `index.json`, which names images.
 ///
@@ -34,7 +41,7 @@ const INDEX_FILE: &str = "index.json";
 /// A name is the annotation `org.opencontainers.image.ref.name` of an entry: of an image from a registry the full reference
 /// (then also `io.containerd.image.name`), otherwise what [`Source::import`](crate::Source::import) says, which umoci takes
 /// but skopeo does not: its grammar has no place for a path.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Layout {
     root: Arc<Folder>,
 }
@@ -92,26 +99,91 @@ impl Layout {
         Ok(self.index()?.named(name).into_iter().next())
     }
 
-    /// Lets the name stand for an image, and for no other; costs one read if it does already.
+    /// Lets the name stand for an image, and for no other; costs two looks if it does already.
+    ///
+    /// An image that loses its last name so stays listed without one, as Docker has it (`<none>`): [`forget`](Self::forget) takes it away.
+    /// Names of images from registries must be full: `docker.io/library/busybox:latest`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BlobMissing`] if the index or manifest is not there: hold a [`Lease`] from when it comes in to when it has its name.
+    pub fn tag(&self, name: &str, descriptor: &Descriptor) -> Result<()> {
+        self.tag_all(&[(name, descriptor)])
+    }
+
+    /// The former name of [`tag`](Self::tag).
+    #[doc(hidden)]
     pub fn set(&self, name: &str, descriptor: &Descriptor) -> Result<()> {
-        if self.index()?.is_set(name, descriptor) {
+        self.tag(name, descriptor)
+    }
+
+    /// [`tag`](Self::tag) for several, all at once or none.
+    pub fn tag_all(&self, names: &[(&str, &Descriptor)]) -> Result<()> {
+        let done = |index: &Index| names.iter().all(|(name, descriptor)| index.is_set(name, descriptor));
+        // Without the lock: who only looks holds nobody up.
+        if done(&self.index()?) && self.have(names.iter().map(|(_, descriptor)| *descriptor)).is_ok() {
             return Ok(());
         }
         let _lock = self.root.lock()?;
+        self.have(names.iter().map(|(_, descriptor)| *descriptor))?;
         let mut index = self.index()?;
-        index.set(name, descriptor)?;
+        if done(&index) {
+            return Ok(());
+        }
+        for (name, descriptor) in names {
+            index.tag(name, descriptor)?;
+        }
         self.replace(index)
     }
 
-    /// Takes the name away; whether it was there. The blobs stay.
-    pub fn unset(&self, name: &str) -> Result<bool> {
+    /// Lists an image without a name, unless it is listed already: so it stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`tag`](Self::tag).
+    pub fn keep(&self, descriptor: &Descriptor) -> Result<()> {
+        let _lock = self.root.lock()?;
+        self.have([descriptor])?;
+        let mut index = self.index()?;
+        if index.keep(descriptor)? { self.replace(index) } else { Ok(()) }
+    }
+
+    /// Takes the name away; what it stood for, if it was there. The blobs stay until [`collect`](Self::collect) finds that
+    /// nothing leads to them.
+    pub fn untag(&self, name: &str) -> Result<Option<Descriptor>> {
         let _lock = self.root.lock()?;
         let mut index = self.index()?;
-        if !index.unset(name) {
-            return Ok(false);
+        let stood = index.named(name).into_iter().next();
+        if index.unset(name) {
+            self.replace(index)?;
         }
-        self.replace(index)?;
-        Ok(true)
+        Ok(stood)
+    }
+
+    /// Takes all entries of an index or manifest away, named or not; whether there were any.
+    pub fn forget(&self, root: &Digest) -> Result<bool> {
+        let _lock = self.root.lock()?;
+        let mut index = self.index()?;
+        let listed = index.forget(root);
+        if listed {
+            self.replace(index)?;
+        }
+        Ok(listed)
+    }
+
+    /// A lease on blobs of this layout.
+    pub fn lease(&self) -> Result<Lease> {
+        ingest::clean(&self.root)?;
+        Lease::new(self.clone())
+    }
+
+    fn have<'a>(&self, descriptors: impl IntoIterator<Item = &'a Descriptor>) -> Result<()> {
+        for descriptor in descriptors {
+            if !self.contains(descriptor)? {
+                return Err(Error::BlobMissing { location: self.location(), digest: descriptor.digest().clone() });
+            }
+        }
+        Ok(())
     }
 
     /// All names, sorted.
@@ -189,7 +261,7 @@ impl ContentStore for Layout {
 
     fn ingest(&self) -> Result<Box<dyn Ingest>> {
         ingest::clean(&self.root)?;
-        Ok(Box::new(ingest::BlobIngest::begin(&self.root)?))
+        Ok(Box::new(ingest::BlobIngest::begin(&self.root, None)?))
     }
 
     fn remove(&self, digest: &Digest) -> Result<()> {
@@ -241,5 +313,5 @@ fn create(root: &Folder) -> Result<()> {
     if root.status(INDEX_FILE)?.is_none() {
         root.replace(INDEX_FILE, &index::empty())?;
     }
-    root.replace(LAYOUT_FILE, br#"{"imageLayoutVersion":"1.0.0"}"#)
+    root.replace(LAYOUT_FILE, LAYOUT_VERSION)
 }

@@ -3,17 +3,19 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
+use oci_spec::image::{Descriptor, Digest, ImageIndex, ImageManifest, MediaType};
 use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::provider::MAX_DOCUMENT;
-use crate::{Error, ImageConfig, Platform, Provider, Result, media, read_blob};
+use crate::{ContentStore, Error, ImageConfig, Platform, Provider, Result, media, read_blob};
 
 /// Honest images nest one index in another at most.
 const MAX_DEPTH: usize = 4;
 /// How many documents a search may read, over all levels.
 const MAX_DOCUMENTS: usize = 64;
+/// How many manifests one image may have.
+const MAX_LISTED: usize = 1024;
 /// BuildKit's mark on attestations, which lie in an index beside the images.
 const ATTESTATION: &str = "vnd.docker.reference.type";
 
@@ -27,6 +29,37 @@ pub(crate) struct Resolved {
 /// Finds the manifest that `root` has for `platform`. A root that is a manifest itself is taken for whatever platform it is.
 pub(crate) fn resolve<P: Provider + ?Sized>(provider: &P, root: &Descriptor, platform: &Platform) -> Result<Resolved> {
     Search { provider, platform, left: MAX_DOCUMENTS }.visit(root, 0)
+}
+
+/// The manifests of all platforms that `root` leads to and the provider has.
+pub(crate) fn images<S: ContentStore + ?Sized>(store: &S, root: &Descriptor) -> Result<Vec<Descriptor>> {
+    let (mut found, mut pending, mut left) = (Vec::new(), vec![(root.clone(), 0)], MAX_DOCUMENTS);
+    while let Some((descriptor, depth)) = pending.pop() {
+        let too_deep = || Error::TooDeep { digest: descriptor.digest().clone() };
+        if !media::is_index(descriptor.media_type()) {
+            found.push(descriptor);
+            continue;
+        }
+        left = left.checked_sub(1).filter(|_| depth < MAX_DEPTH).ok_or_else(too_deep)?;
+        let raw = read_blob(store, &descriptor, MAX_DOCUMENT)?;
+        let index: ImageIndex = parse(&raw, Kind::Index, &descriptor)?;
+        if found.len() + index.manifests().len() > MAX_LISTED {
+            return Err(too_deep());
+        }
+        for entry in index.manifests().iter().rev().filter(|entry| is_image(entry)) {
+            if store.contains(entry)? {
+                pending.push((entry.clone(), depth + 1));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The image id of a manifest.
+pub(crate) fn config_digest<P: Provider + ?Sized>(provider: &P, descriptor: &Descriptor) -> Result<Digest> {
+    let raw = read_blob(provider, descriptor, MAX_DOCUMENT)?;
+    let manifest: ImageManifest = parse(&raw, Kind::Manifest, descriptor)?;
+    Ok(manifest.config().digest().clone())
 }
 
 struct Search<'a, P: ?Sized> {

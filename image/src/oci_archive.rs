@@ -30,7 +30,7 @@ impl OciArchive {
         Self::new(Archive::from_bytes(bytes)?)
     }
 
-    fn new(archive: Archive) -> Result<Self> {
+    pub(crate) fn new(archive: Archive) -> Result<Self> {
         let Some(raw) = archive.document("oci-layout", 4096)? else {
             let docker = archive.find("manifest.json")?.is_some();
             return Err(archive.error(if docker {

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::io::{self, Read};
 
-use oci_spec::image::{Descriptor, Digest};
+use oci_spec::image::{Descriptor, Digest, MediaType};
 
 use crate::{Error, Result, Verified};
 
@@ -39,6 +39,10 @@ pub trait ContentStore: Provider {
 pub trait Ingest: io::Write + Send + Debug {
     /// Verifies size and digest, makes the bytes durable, and only then makes the blob visible.
     fn commit(self: Box<Self>, expected: &Descriptor) -> Result<()>;
+
+    /// Makes whatever was written durable and visible under its sha256 digest, which the descriptor then has: for blobs that are
+    /// made here.
+    fn finish(self: Box<Self>, media_type: MediaType) -> Result<Descriptor>;
 }
 
 /// Reads a whole blob into memory, verified.

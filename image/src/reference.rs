@@ -82,9 +82,19 @@ impl Reference {
         out
     }
 
+    /// The familiar form of its repository with a digest instead of tag and digest: `alpine@sha256:…`.
+    pub(crate) fn familiar_at(&self, digest: &Digest) -> String {
+        Self { tag: None, digest: Some(digest.to_string()), ..self.clone() }.familiar()
+    }
+
     /// The reference that `text` is, if it is written in full: nothing in it was filled in.
     pub(crate) fn from_full(text: &str) -> Option<Self> {
         text.parse().ok().filter(|reference: &Self| reference.to_string() == text)
+    }
+
+    /// The same with the tag alone; `None` if there is only a digest.
+    pub(crate) fn tagged(&self) -> Option<Self> {
+        self.tag.is_some().then(|| Self { digest: None, ..self.clone() })
     }
 
     fn push_suffix(&self, out: &mut String) {

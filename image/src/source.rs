@@ -66,7 +66,7 @@ impl Source {
     /// The name is the full reference that the source gives the image (`io.containerd.image.name`, or
     /// `org.opencontainers.image.ref.name` if it is one, or the `RepoTags` of `docker save`; of several the one that was asked for, or
     /// the first). An image without one is named for where it came from, as this type writes it: `oci:/images/busybox:1.36`. No other name
-    /// changes. Importing the same again reads the documents, compares the sizes of the blobs, and writes nothing.
+    /// changes; the image that had it before stays listed without one. Importing the same again reads the documents, compares the sizes of the blobs, and writes nothing.
     ///
     /// # Errors
     ///
@@ -104,12 +104,13 @@ impl Source {
         to: &Layout,
     ) -> Result<Imported> {
         let Choice { root, name } = choose(images, wanted, platform, &from.location())?;
-        let manifest = copy(from, root, platform, to)?;
+        let lease = to.lease()?;
+        let manifest = copy(from, root, platform, &lease)?;
         let name = match name.and_then(Reference::from_full) {
             Some(reference) => reference.to_string(),
             None => self.local_name(name)?,
         };
-        to.set(&name, &manifest)?;
+        to.tag(&name, &manifest)?;
         Ok(Imported { name, manifest })
     }
 

@@ -161,12 +161,21 @@ impl Folder {
 
     /// Waits for the folder's lock, which is held until the value is dropped.
     pub(super) fn lock(&self) -> Result<Flock<File>> {
+        self.lock_as(FlockArg::LockExclusive)
+    }
+
+    /// The same, beside others that share it.
+    pub(super) fn lock_shared(&self) -> Result<Flock<File>> {
+        self.lock_as(FlockArg::LockShared)
+    }
+
+    fn lock_as(&self, how: FlockArg) -> Result<Flock<File>> {
         // A lock belongs to an open file description: each holder needs one of its own.
         let fd =
             openat(&self.fd, ".", OPEN_FOLDER, Mode::empty()).map_err(|errno| Error::io("open", &self.path, errno))?;
         let mut file = File::from(fd);
         loop {
-            match Flock::lock(file, FlockArg::LockExclusive) {
+            match Flock::lock(file, how) {
                 Ok(lock) => return Ok(lock),
                 Err((again, Errno::EINTR)) => file = again,
                 Err((_, errno)) => return Err(Error::io("lock", &self.path, errno)),

@@ -1,14 +1,14 @@
 //! `index.json`: which images there are, and their names.
 
-use oci_spec::image::{Descriptor, ImageIndex};
+use oci_spec::image::{Descriptor, Digest, ImageIndex};
 use serde_json::{Map, Value, json};
 
 use crate::{Error, Reference, Result, manifest, media};
 
 /// The annotation by which the image specification names an image in a layout.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The annotation by which containerd and Docker write the full name.
-const IMAGE_NAME: &str = "io.containerd.image.name";
+pub(crate) const IMAGE_NAME: &str = "io.containerd.image.name";
 
 /// An image that a layout or an archive lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +55,8 @@ impl Index {
 
     /// The entries that have this name.
     pub(super) fn named(&self, name: &str) -> Vec<Descriptor> {
-        let entries = self.0.get("manifests").and_then(Value::as_array).into_iter().flatten();
-        entries
+        self.entries()
+            .iter()
             .filter(|entry| has_name(entry, name))
             .filter_map(|entry| serde_json::from_value(entry.clone()).ok())
             .collect()
@@ -72,17 +72,56 @@ impl Index {
         matches!(self.named(name).as_slice(), [entry] if same(entry))
     }
 
-    pub(super) fn set(&mut self, name: &str, descriptor: &Descriptor) -> Result<()> {
+    /// Lets the name stand for an image. The one that loses its last name is kept without.
+    pub(super) fn tag(&mut self, name: &str, descriptor: &Descriptor) -> Result<()> {
+        let lost = self.named(name);
         self.unset(name);
-        let mut descriptor = descriptor.clone();
-        let mut annotations = descriptor.annotations().clone().unwrap_or_default();
+        let mut named = descriptor.clone();
+        let mut annotations = named.annotations().clone().unwrap_or_default();
         annotations.insert(REF_NAME.to_owned(), name.to_owned());
         annotations.remove(IMAGE_NAME);
         if let Some(reference) = Reference::from_full(name) {
             annotations.insert(IMAGE_NAME.to_owned(), reference.to_string());
         }
-        descriptor.set_annotations(Some(annotations));
-        let entry = serde_json::to_value(&descriptor)
+        named.set_annotations(Some(annotations));
+        self.drop_unnamed(descriptor.digest());
+        self.push(&named, name)?;
+        for lost in lost {
+            self.keep(&lost)?;
+        }
+        Ok(())
+    }
+
+    /// Lists an image without a name; false if it is listed already.
+    pub(super) fn keep(&mut self, descriptor: &Descriptor) -> Result<bool> {
+        if self.entries().iter().any(|entry| is_of(entry, descriptor.digest())) {
+            return Ok(false);
+        }
+        let mut unnamed = descriptor.clone();
+        let mut annotations = unnamed.annotations().clone().unwrap_or_default();
+        annotations.retain(|key, _| key != REF_NAME && key != IMAGE_NAME);
+        unnamed.set_annotations(if annotations.is_empty() { None } else { Some(annotations) });
+        self.push(&unnamed, "")?;
+        Ok(true)
+    }
+
+    /// Removes all entries of an image; whether there were any.
+    pub(super) fn forget(&mut self, root: &Digest) -> bool {
+        self.retain(|entry| !is_of(entry, root))
+    }
+
+    /// An image with a name needs no entry without.
+    fn drop_unnamed(&mut self, digest: &Digest) {
+        let named = |entry: &Value, key: &str| entry.get("annotations").and_then(|all| all.get(key)).is_some();
+        self.retain(|entry| !is_of(entry, digest) || named(entry, REF_NAME) || named(entry, IMAGE_NAME));
+    }
+
+    fn entries(&self) -> &[Value] {
+        self.0.get("manifests").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+
+    fn push(&mut self, descriptor: &Descriptor, name: &str) -> Result<()> {
+        let entry = serde_json::to_value(descriptor)
             .map_err(|source| Error::InvalidDocument { what: format!("image {name:?}"), source: source.into() })?;
         if let Some(Value::Array(entries)) = self.0.get_mut("manifests") {
             entries.push(entry);
@@ -90,11 +129,16 @@ impl Index {
         Ok(())
     }
 
-    pub(super) fn unset(&mut self, name: &str) -> bool {
+    /// Whether any were removed.
+    fn retain(&mut self, keep: impl Fn(&Value) -> bool) -> bool {
         let Some(Value::Array(entries)) = self.0.get_mut("manifests") else { return false };
         let before = entries.len();
-        entries.retain(|entry| !has_name(entry, name));
+        entries.retain(keep);
         entries.len() != before
+    }
+
+    pub(super) fn unset(&mut self, name: &str) -> bool {
+        self.retain(|entry| !has_name(entry, name))
     }
 
     pub(super) fn into_bytes(self) -> Vec<u8> {
@@ -102,8 +146,14 @@ impl Index {
     }
 }
 
+/// By either annotation: others write a short one into the first and the full name into the second.
 fn has_name(entry: &Value, name: &str) -> bool {
-    entry.get("annotations").and_then(|annotations| annotations.get(REF_NAME)).and_then(Value::as_str) == Some(name)
+    let is = |key: &str| entry.get("annotations").and_then(|all| all.get(key)).and_then(Value::as_str) == Some(name);
+    is(REF_NAME) || is(IMAGE_NAME)
+}
+
+fn is_of(entry: &Value, digest: &Digest) -> bool {
+    entry.get("digest").and_then(Value::as_str) == Some(digest.as_ref())
 }
 
 fn write(index: &Value) -> Vec<u8> {
@@ -129,7 +179,7 @@ mod tests {
         );
         let ours = Descriptor::new(MediaType::ImageManifest, 3, digest_of(b"ours"));
         let mut index = Index::parse(raw.as_bytes(), "it").expect("parses");
-        index.set("docker.io/library/a:b", &ours).expect("is set");
+        index.tag("docker.io/library/a:b", &ours).expect("is set");
         assert!(index.is_set("docker.io/library/a:b", &ours));
         let bytes = index.into_bytes();
         let value: Value = serde_json::from_slice(&bytes).expect("is JSON");
@@ -142,11 +192,13 @@ mod tests {
         // A name moves, it is not doubled.
         let other = Descriptor::new(MediaType::ImageManifest, 5, digest_of(b"other"));
         let mut index = Index::parse(&bytes, "it").expect("parses");
-        index.set("docker.io/library/a:b", &other).expect("is set");
+        index.tag("docker.io/library/a:b", &other).expect("is set");
         assert!(index.is_set("docker.io/library/a:b", &other) && !index.is_set("docker.io/library/a:b", &ours));
         assert!(index.unset("docker.io/library/a:b") && !index.unset("docker.io/library/a:b"));
         let listed = list(&index.into_bytes(), "it").expect("parses");
-        assert_eq!(listed.len(), 1);
+        assert_eq!(listed.len(), 2);
         assert_eq!(listed[0].names, ["theirs"]);
+        assert!(listed[1].names.is_empty(), "what had the name before is kept without");
+        assert_eq!(listed[1].root.digest(), ours.digest());
     }
 }

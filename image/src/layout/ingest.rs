@@ -5,41 +5,42 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::stat::fstat;
-use oci_spec::image::{Descriptor, Digest, DigestAlgorithm};
+use nix::sys::stat::{FileStat, fstat};
+use oci_spec::image::{Descriptor, Digest, DigestAlgorithm, MediaType};
 
 use super::folder::{Folder, is_regular};
+use super::lease::Held;
 use crate::digest::{Hasher, path_parts};
-use crate::{Error, Ingest, Result};
+use crate::{Error, Ingest, Layout, Result};
 
-const FOLDER: &str = "ingest";
+pub(super) const FOLDER: &str = "ingest";
 /// Only files that are called so are taken for ours, and removed when they are left over.
-const PREFIX: &str = "blob-";
+pub(super) const BLOB: &str = "blob-";
+pub(super) const LEASE: &str = "lease-";
 
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
-/// A blob on its way in. Dropped without a commit, it leaves nothing.
+/// A file in `ingest/` that is locked while this value lives, and removed with it.
 #[derive(Debug)]
-pub(super) struct BlobIngest {
-    root: Arc<Folder>,
+pub(super) struct Temporary {
     folder: Folder,
     name: String,
-    file: Flock<File>,
-    hasher: Option<Hasher>,
-    written: u64,
+    pub(super) file: Flock<File>,
     renamed: bool,
 }
 
-impl BlobIngest {
-    pub(super) fn begin(root: &Arc<Folder>) -> Result<Self> {
+impl Temporary {
+    /// Makes a file whose name begins so.
+    pub(super) fn create(root: &Folder, prefix: &str) -> Result<Self> {
         let folder = root.make_folder(FOLDER)?;
         loop {
-            let name = format!("{PREFIX}{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+            let name = format!("{prefix}{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
             // Another pid namespace may have the same number: then the next name.
             let Some(file) = folder.create_new(&name)? else { continue };
             let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -52,9 +53,39 @@ impl BlobIngest {
             if status.st_nlink == 0 {
                 continue;
             }
-            let hasher = Some(Hasher::sha256());
-            return Ok(Self { root: Arc::clone(root), folder, name, file, hasher, written: 0, renamed: false });
+            return Ok(Self { folder, name, file, renamed: false });
         }
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.folder.child(&self.name)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.renamed {
+            // If this fails, the next ingest finds the file.
+            let _ = self.folder.remove(&self.name);
+        }
+    }
+}
+
+/// A blob on its way in. Dropped without a commit, it leaves nothing.
+#[derive(Debug)]
+pub(super) struct BlobIngest {
+    root: Arc<Folder>,
+    temporary: Temporary,
+    hasher: Option<Hasher>,
+    written: u64,
+    /// The lease that shall hold the blob.
+    lease: Option<Arc<Held>>,
+}
+
+impl BlobIngest {
+    pub(super) fn begin(root: &Arc<Folder>, lease: Option<Arc<Held>>) -> Result<Self> {
+        let temporary = Temporary::create(root, BLOB)?;
+        Ok(Self { root: Arc::clone(root), temporary, hasher: Some(Hasher::sha256()), written: 0, lease })
     }
 
     /// The digest of what was written, in the algorithm of `expected`.
@@ -65,9 +96,9 @@ impl BlobIngest {
             return Ok(hasher.finish());
         }
         // Anything but sha256 is so rare that it is not computed on the way.
-        let read = |source| Error::io("read", self.folder.child(&self.name), source);
+        let read = |source| Error::io("read", self.temporary.path(), source);
         let mut hasher = Hasher::for_digest(expected)?;
-        let mut file: &File = &self.file;
+        let mut file: &File = &self.temporary.file;
         file.seek(SeekFrom::Start(0)).map_err(read)?;
         let mut buffer = vec![0; 256 << 10];
         loop {
@@ -84,7 +115,7 @@ impl BlobIngest {
 impl Write for BlobIngest {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count =
-            (&*self.file).write(bytes).map_err(|source| Error::io("write", self.folder.child(&self.name), source))?;
+            (&*self.temporary.file).write(bytes).map_err(|source| Error::io("write", self.temporary.path(), source))?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&bytes[..count]);
         }
@@ -114,30 +145,79 @@ impl Ingest for BlobIngest {
             let location = self.root.path().display().to_string();
             return Err(Error::DigestMismatch { location, expected: expected.digest().clone(), actual });
         }
+        self.place(expected.digest(), [blobs, algorithm, hex])
+    }
+
+    fn finish(mut self: Box<Self>, media_type: MediaType) -> Result<Descriptor> {
+        let hasher = self.hasher.take().unwrap_or_else(Hasher::sha256);
+        let descriptor = Descriptor::new(media_type, self.written, hasher.finish());
+        let parts = path_parts(descriptor.digest())?;
+        self.place(descriptor.digest(), parts)?;
+        Ok(descriptor)
+    }
+}
+
+impl BlobIngest {
+    /// Makes the bytes durable, then visible.
+    fn place(&mut self, digest: &Digest, [blobs, algorithm, hex]: [&str; 3]) -> Result<()> {
         let folder = self.root.make_folder(blobs)?.make_folder(algorithm)?;
-        let there = folder.status(hex)?;
-        if !there.is_some_and(|status| is_regular(&status) && status.st_size as u64 == expected.size()) {
-            self.file.sync_all().map_err(|source| Error::io("sync", self.folder.child(&self.name), source))?;
-            self.folder.rename(&self.name, &folder, hex)?;
-            self.renamed = true;
+        let whole = |status: FileStat| is_regular(&status) && status.st_size as u64 == self.written;
+        let there = folder.status(hex)?.is_some_and(whole);
+        if !there {
+            self.temporary.file.sync_all().map_err(|source| Error::io("sync", self.temporary.path(), source))?;
+        }
+        // From here to the end nobody collects: what is there stays, and who collects next sees the lease.
+        let _lock = self.root.lock_shared()?;
+        if let Some(lease) = &self.lease {
+            lease.add(digest)?;
+        }
+        if !folder.status(hex)?.is_some_and(whole) {
+            if there {
+                // It was there a moment ago, and has been collected since.
+                let sync = self.temporary.file.sync_all();
+                sync.map_err(|source| Error::io("sync", self.temporary.path(), source))?;
+            }
+            self.temporary.folder.rename(&self.temporary.name, &folder, hex)?;
+            self.temporary.renamed = true;
         }
         folder.sync()
     }
 }
 
-impl Drop for BlobIngest {
-    fn drop(&mut self) {
-        if !self.renamed {
-            // If this fails, the next ingest finds the file.
-            let _ = self.folder.remove(&self.name);
-        }
+/// A file for something that must be read more than once, and is gone after that.
+#[derive(Debug)]
+pub(crate) struct Spool(Temporary);
+
+impl Spool {
+    pub(crate) fn begin(layout: &Layout) -> Result<Self> {
+        clean(&layout.root)?;
+        Ok(Self(Temporary::create(&layout.root, BLOB)?))
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.0.path()
+    }
+
+    /// The file. It stays locked, and is there, while the spool lives.
+    pub(crate) fn file(&self) -> Result<File> {
+        self.0.file.try_clone().map_err(|source| Error::io("open", self.path(), source))
+    }
+}
+
+impl Write for Spool {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self.0.file).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 /// Removes what ingests left that did not live to end.
 pub(super) fn clean(root: &Folder) -> Result<()> {
     let Some(folder) = root.folder(FOLDER)? else { return Ok(()) };
-    for name in folder.names()?.iter().filter(|name| name.starts_with(PREFIX)) {
+    for name in folder.names()?.iter().filter(|name| [BLOB, LEASE].iter().any(|prefix| name.starts_with(prefix))) {
         let Some(file) = folder.file(name)? else { continue };
         let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { continue };
         // It may have been committed between the two calls, and another file may have its name.

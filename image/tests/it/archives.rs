@@ -1,11 +1,12 @@
 //! Images from folders and archives into a content store.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use estiba_image::oci_spec::image::{Descriptor, MediaType};
 use estiba_image::{
-    DockerArchive, Error, Image, Imported, Layout, OciArchive, Platform, Provider, Result, Source, copy, digest_of,
-    media, read_blob,
+    ContentStore, DockerArchive, Error, Image, Imported, Layout, OciArchive, Platform, Provider, Result, Source, copy,
+    digest_of, media, read_blob,
 };
 use libtest_mimic::Trial;
 use serde_json::json;
@@ -237,7 +238,10 @@ fn changes_no_other_name() {
     let place = Place::new();
     let path = place.file("a.tar", &files.tar());
     let other = Descriptor::new(MediaType::ImageManifest, 1, digest_of(b"x"));
-    place.store.set("docker.io/library/debian:12", &other).expect("sets");
+    let mut ingest = place.store.ingest().expect("begins");
+    ingest.write_all(b"x").expect("writes");
+    ingest.commit(&other).expect("commits");
+    place.store.tag("docker.io/library/debian:12", &other).expect("sets");
     place.import(&oci("docker-archive", &path, ":mine:1")).expect("imports");
     let debian = place.store.resolve("docker.io/library/debian:12").expect("looks").expect("is there");
     assert_eq!(debian.digest(), other.digest());

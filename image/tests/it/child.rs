@@ -55,8 +55,11 @@ pub(crate) fn run() -> Option<ExitCode> {
             ingest.commit(&descriptor).expect("commits");
         }
         ("names", prefix) => {
+            let mut ingest = store.ingest().expect("begins");
+            ingest.write_all(&bytes).expect("writes");
+            ingest.commit(&descriptor).expect("commits");
             for number in 0..20 {
-                store.set(&format!("{prefix}-{number}"), &descriptor).expect("sets");
+                store.tag(&format!("{prefix}-{number}"), &descriptor).expect("sets");
             }
         }
         // Takes a blob in where there is no space, and says what came of it.

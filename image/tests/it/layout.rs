@@ -176,22 +176,22 @@ fn names_images() {
     let store = Layout::open_or_create(temporary.path()).expect("is made");
     let (one, two) = (put(&store, b"one"), put(&store, b"two"));
     assert_eq!(store.resolve("docker.io/library/a:b").expect("looks"), None);
-    store.set("docker.io/library/a:b", &one).expect("sets");
-    store.set("oci:/x:y", &one).expect("sets");
+    store.tag("docker.io/library/a:b", &one).expect("sets");
+    store.tag("oci:/x:y", &one).expect("sets");
     let index = temporary.path().join("index.json");
     let first = std::fs::metadata(&index).expect("stat");
-    store.set("docker.io/library/a:b", &one).expect("is set");
+    store.tag("docker.io/library/a:b", &one).expect("is set");
     let second = std::fs::metadata(&index).expect("stat");
     assert_eq!(
         std::os::unix::fs::MetadataExt::ino(&first),
         std::os::unix::fs::MetadataExt::ino(&second),
         "nothing is written if nothing changes"
     );
-    store.set("docker.io/library/a:b", &two).expect("sets");
+    store.tag("docker.io/library/a:b", &two).expect("sets");
     assert_eq!(store.names().expect("lists"), ["docker.io/library/a:b", "oci:/x:y"]);
     let resolved = store.resolve("docker.io/library/a:b").expect("looks").expect("is there");
     assert_eq!(resolved.digest(), two.digest());
-    assert!(store.unset("oci:/x:y").expect("unsets") && !store.unset("oci:/x:y").expect("unsets"));
+    assert!(store.untag("oci:/x:y").expect("untags").is_some() && store.untag("oci:/x:y").expect("untags").is_none());
     assert_eq!(store.names().expect("lists"), ["docker.io/library/a:b"]);
 }
 

@@ -7,6 +7,7 @@ mod hostile;
 mod layout;
 mod peers;
 mod random;
+mod save;
 
 use std::process::ExitCode;
 
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
         return code;
     }
     let trials: Vec<Trial> =
-        [layout::trials(), archives::trials(), hostile::trials(), random::trials(), peers::trials()]
+        [layout::trials(), archives::trials(), hostile::trials(), random::trials(), save::trials(), peers::trials()]
             .into_iter()
             .flatten()
             .collect();

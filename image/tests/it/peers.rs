@@ -73,7 +73,7 @@ fn skopeo_reads_our_layout() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (store, one, two) = store(&folder);
     // By a name of ours that has the grammar that skopeo wants: a reference, or a plain word.
-    store.set("word", &two.manifest).expect("sets");
+    store.tag("word", &two.manifest).expect("sets");
     for (imported, name) in [(&one, "docker.io/library/one:1"), (&two, "word")] {
         let source = format!("oci:{}:{name}", text(store.path()));
         let raw = run("skopeo", &["inspect", "--raw", &source]);
@@ -103,7 +103,7 @@ fn umoci_reads_and_changes_our_layout() {
     assert!(said.contains("history"), "{said}");
     run("umoci", &["tag", "--image", &image, "theirs"]);
     assert_eq!(store.resolve("theirs").expect("looks").expect("is there").digest(), one.manifest.digest());
-    store.set("again", &two.manifest).expect("sets");
+    store.tag("again", &two.manifest).expect("sets");
     let listed = String::from_utf8(run("umoci", &["ls", "--layout", text(store.path())])).expect("UTF-8");
     assert_eq!(listed.lines().count(), 4, "{listed}");
     run("umoci", &["gc", "--layout", text(store.path())]);

@@ -1,0 +1,42 @@
+//! Moves images between a content store and archives: `archive save STORE docker|oci FILE NAME...`, `archive load STORE FILE`, `archive list STORE`.
+
+use std::error::Error;
+use std::fs::File;
+
+use estiba_image::{DockerArchive, Export, Layout, OciArchive, Platform, Stored, short_id};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let platform = Platform::host();
+    match arguments.as_slice() {
+        ["save", store, kind, file, names @ ..] => {
+            let store = Layout::open(store)?;
+            let mut exports: Vec<Export> = Vec::new();
+            for name in names {
+                let found = store.find(name)?;
+                let names = found.name.and_then(|name| name.parse().ok()).into_iter().collect();
+                exports.push(Export { root: found.root, names });
+            }
+            let out = File::create(file)?;
+            match *kind {
+                "docker" => DockerArchive::write(&store, &exports, &platform, out)?,
+                _ => OciArchive::write(&store, &exports, &platform, out)?,
+            }
+        }
+        ["load", store, file] => {
+            for image in Layout::open_or_create(store)?.load(file, &platform)? {
+                println!("{} {}", image.id, image.names.join(" "));
+            }
+        }
+        ["list", store] => {
+            for Stored { names, platforms, .. } in Layout::open(store)?.stored()? {
+                for image in platforms {
+                    println!("{} {} {} {}", short_id(&image.id), image.platform, image.size, names.join(" "));
+                }
+            }
+        }
+        _ => return Err("write: save STORE docker|oci FILE NAME..., load STORE FILE, or list STORE".into()),
+    }
+    Ok(())
+}
