@@ -45,7 +45,8 @@ impl DockerArchive {
             let layers = image.layers().iter().map(|layer| place(layer.descriptor.digest()));
             items.push(json!({
                 "Config": place(image.id())?,
-                "RepoTags": tagged.iter().map(Reference::familiar).collect::<Vec<_>>(),
+                // In full, as skopeo has it: Docker takes either, and podman takes `busybox:1` for `localhost/busybox:1`.
+                "RepoTags": tagged.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "Layers": layers.collect::<Result<Vec<_>>>()?,
             }));
             for name in &tagged {

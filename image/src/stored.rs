@@ -154,14 +154,19 @@ impl Layout {
             if let Some(id) = ids.iter().find(|id| id.as_ref().starts_with(&prefix)) {
                 let name = names_of(listing).into_iter().next().map_or(String::new(), |name| format!(" ({name})"));
                 matches.push(format!("{id}{name}"));
-                found.push(listing);
+                found.push((id.clone(), listing));
             }
         }
-        match found.as_slice() {
-            [] => Err(self.none(text, listings)),
-            [listing] => Ok(Found { root: listing.root.clone(), name: None }),
-            _ => Err(Error::AmbiguousId { prefix: text.to_owned(), matches }),
+        let Some((id, _)) = found.first() else { return Err(self.none(text, listings)) };
+        // One image may be stored twice, its layers compressed in two ways: then the id is not ambiguous.
+        if found.iter().any(|(other, _)| other != id) {
+            return Err(Error::AmbiguousId { prefix: text.to_owned(), matches });
         }
+        let named = found.iter().find(|(_, listing)| !listing.names.is_empty()).or(found.first());
+        named.map_or_else(
+            || Err(self.none(text, listings)),
+            |(_, listing)| Ok(Found { root: listing.root.clone(), name: None }),
+        )
     }
 
     fn none(&self, text: &str, listings: &[Listing]) -> Error {

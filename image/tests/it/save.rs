@@ -145,7 +145,10 @@ fn is_what_docker_writes() {
         serde_json::from_slice(&found.unwrap_or_else(|| panic!("no {name}")).1).expect("JSON")
     };
     let manifest = document("manifest.json");
-    assert_eq!(manifest[0]["RepoTags"], json!(["one:1", "one:latest", "registry.example:5000/a/one:x"]));
+    assert_eq!(
+        manifest[0]["RepoTags"],
+        json!(["docker.io/library/one:1", "docker.io/library/one:latest", "registry.example:5000/a/one:x"])
+    );
     assert_eq!(manifest[2]["RepoTags"], json!([]));
     for (item, export) in manifest.as_array().expect("a list").iter().zip(&exports) {
         let image = Image::load(&from, &export.root, &platform()).expect("loads");
@@ -177,7 +180,7 @@ fn is_what_docker_writes() {
     let manifest: Value =
         serde_json::from_slice(&files.iter().find(|(name, _)| name == "manifest.json").expect("is there").1)
             .expect("JSON");
-    assert_eq!(manifest[0]["RepoTags"], json!(["one:t"]));
+    assert_eq!(manifest[0]["RepoTags"], json!(["docker.io/library/one:t"]));
 }
 
 fn writes_each_blob_once() {
