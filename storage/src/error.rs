@@ -92,20 +92,20 @@ pub enum Error {
         /// The store's folder.
         path: PathBuf,
     },
-    /// The mounts are not of a kind that a layer can be applied to.
-    #[error("cannot apply a layer to these mounts: {reason}")]
+    /// The mounts are not of a kind that a layer can be applied to or made from.
+    #[error("cannot use these mounts: {reason}")]
     UnsupportedMounts {
         /// What is missing or unknown.
         reason: String,
     },
-    /// The stream that carries the layer failed.
-    #[error("read layer")]
+    /// The stream that carries the layer or archive failed.
+    #[error("read archive")]
     ReadLayer {
         /// The reader's own error.
         source: io::Error,
     },
     /// The stream is not what its compression says, or it is cut short.
-    #[error("decompress {compression} layer")]
+    #[error("decompress {compression} archive")]
     Decompress {
         /// `gzip` or `zstd`.
         compression: &'static str,
@@ -113,15 +113,15 @@ pub enum Error {
         source: io::Error,
     },
     /// The bytes are not an archive that every reader would read alike, or an entry is not allowed in a layer.
-    #[error("invalid layer: entry {entry:?}: {reason}")]
+    #[error("invalid archive: entry {entry:?}: {reason}")]
     InvalidLayer {
         /// The entry's name as far as it is known.
         entry: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// The layer exceeds one of the [`Limits`](crate::layer::Limits).
-    #[error("layer exceeds the limit of {limit} {what} at entry {entry:?}")]
+    /// The archive exceeds one of the [`Limits`](crate::layer::Limits).
+    #[error("archive exceeds the limit of {limit} {what} at entry {entry:?}")]
     LimitExceeded {
         /// Which limit, with its unit.
         what: &'static str,
@@ -130,8 +130,24 @@ pub enum Error {
         /// The entry at which it was passed.
         entry: String,
     },
-    /// An entry of the layer could not be written.
-    #[error("{operation} {entry:?} from layer")]
+    /// An archive that is being made could not be handed on.
+    #[error("write archive")]
+    WriteArchive {
+        /// The writer's own error.
+        source: io::Error,
+    },
+    /// Something of another kind is in an entry's place, and it is to stay.
+    #[error("cannot replace the {there} {entry:?} with a {wanted}")]
+    Occupied {
+        /// The entry's name, as the archive spells it.
+        entry: String,
+        /// What is there: `"folder"` or `"file"`.
+        there: &'static str,
+        /// What the archive has.
+        wanted: &'static str,
+    },
+    /// An entry of the archive could not be written.
+    #[error("{operation} {entry:?} from archive")]
     Extract {
         /// What was being done.
         operation: &'static str,

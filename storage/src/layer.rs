@@ -21,17 +21,19 @@
 //!
 //! [image-spec, layer.md]: https://github.com/opencontainers/image-spec/blob/main/layer.md
 
-mod archive;
-mod extract;
+pub(crate) mod archive;
+pub(crate) mod extract;
 mod header;
 mod pax;
-mod place;
-mod stream;
-mod target;
+pub(crate) mod place;
+pub(crate) mod stream;
+pub(crate) mod target;
+pub(crate) mod writer;
 
 use std::io::Read;
 
 use archive::Archive;
+use extract::Rules;
 pub use target::Target;
 
 use crate::Result;
@@ -72,8 +74,8 @@ impl Compression {
     }
 }
 
-/// What a layer may cost at most. A layer that passes one is refused, and what was written of it stays for the
-/// caller to remove with its snapshot.
+/// What a layer or another archive may cost at most. One that passes a limit is refused, and what was written of it
+/// stays for the caller to remove with its snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of the uncompressed stream, and of file content that sparse entries and links to lower layers add.
@@ -140,7 +142,7 @@ impl Applied {
 pub fn apply(reader: impl Read, compression: Compression, target: &Target, limits: &Limits) -> Result<Applied> {
     stream::run(reader, compression, limits, |input| {
         let mut archive = Archive::new(input, limits);
-        let skipped_xattrs = extract::all(&mut archive, target, limits)?;
+        let skipped_xattrs = extract::all(&mut archive, target, limits, &Rules::default())?;
         let entries = archive.entries;
         let (diff_id_sha256, bytes) = archive.into_source().finish()?;
         Ok(Applied { diff_id_sha256, bytes, entries, skipped_xattrs })

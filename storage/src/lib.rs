@@ -2,6 +2,7 @@
 
 pub use oci_spec;
 
+pub mod archive;
 mod copy;
 mod error;
 pub mod layer;

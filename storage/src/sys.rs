@@ -25,25 +25,63 @@ pub(crate) const PLACE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFl
 /// [`openat2(2)`]: https://man7.org/linux/man-pages/man2/openat2.2.html
 static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
 
+/// What a walk or a path does where another file system is mounted inside the tree.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Mounts {
+    /// It stays on the mount where it began.
+    #[default]
+    Stay,
+    /// It goes on into what is mounted there.
+    Cross,
+}
+
 /// Opens `path` below `dir` if no component of it is a symbolic link or a mount point.
 ///
 /// `path` is relative and has no `..`. Errors: `ELOOP` for a symbolic link, `EXDEV` for a mount point, `ENOTDIR`.
 pub(crate) fn open_beneath(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
-    if !NO_OPENAT2.load(Ordering::Relaxed) {
-        let resolve =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-        match rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve) {
-            // EPERM is what older container seccomp profiles answer to a call that they do not know.
-            Err(Errno::NOSYS | Errno::PERM) => NO_OPENAT2.store(true, Ordering::Relaxed),
-            Err(Errno::INTR | Errno::AGAIN) => return open_beneath(dir, path, flags),
-            other => return other,
-        }
-    }
-    walk_beneath(dir, path, flags)
+    open_below(dir, path, flags, Mounts::Stay)
 }
 
-/// [`open_beneath`] without `openat2`: one component at a time.
-fn walk_beneath(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
+/// [`open_beneath`], which may go through mount points. With `O_PATH` and `O_NOFOLLOW` the last component may be a
+/// symbolic link: it is opened itself.
+pub(crate) fn open_below(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags, mounts: Mounts) -> Result<OwnedFd> {
+    let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    resolve.set(ResolveFlags::NO_XDEV, mounts == Mounts::Stay);
+    match open_resolved(dir, path, flags, resolve)? {
+        Some(fd) => Ok(fd),
+        None => walk_beneath(dir, path, flags, mounts),
+    }
+}
+
+/// [`openat2(2)`], again after a signal. `None` if there is no such call, or if renames elsewhere kept it from an answer.
+///
+/// [`openat2(2)`]: https://man7.org/linux/man-pages/man2/openat2.2.html
+pub(crate) fn open_resolved(
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<Option<OwnedFd>> {
+    if NO_OPENAT2.load(Ordering::Relaxed) {
+        return Ok(None);
+    }
+    for _ in 0..64 {
+        match rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve) {
+            // EPERM is what older container seccomp profiles answer to a call that they do not know.
+            Err(Errno::NOSYS | Errno::PERM) => {
+                NO_OPENAT2.store(true, Ordering::Relaxed);
+                return Ok(None);
+            }
+            // EAGAIN: something was renamed or mounted while a `..` was followed.
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            other => return other.map(Some),
+        }
+    }
+    Ok(None)
+}
+
+/// [`open_below`] without `openat2`: one component at a time.
+fn walk_beneath(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags, mounts: Mounts) -> Result<OwnedFd> {
     let mut parts = path.to_bytes().split(|b| *b == b'/').filter(|part| !part.is_empty() && *part != b".").peekable();
     let Some(mut part) = parts.next() else {
         return rustix::fs::openat(dir, c".", flags | OFlags::NOFOLLOW, Mode::empty());
@@ -56,7 +94,7 @@ fn walk_beneath(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<Owned
         let here = place.as_ref().map_or(dir, AsFd::as_fd);
         let last = parts.peek().is_none();
         let fd = rustix::fs::openat(here, part, if last { flags | OFlags::NOFOLLOW } else { PLACE }, Mode::empty())?;
-        if is_mount_point(fd.as_fd())? {
+        if mounts == Mounts::Stay && is_mount_point(fd.as_fd())? {
             return Err(Errno::XDEV);
         }
         match parts.next() {
@@ -157,7 +195,16 @@ pub(crate) fn magic(fd: BorrowedFd<'_>) -> String {
 
 /// Opens `name` of `dir`, of whatever type, for [`magic`].
 pub(crate) fn open_inode(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd> {
-    rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::openat(dir, name, INODE, Mode::empty())
+}
+
+/// Flags with which whatever has a name is opened without touching it.
+pub(crate) const INODE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Opens the regular file behind an `O_PATH` descriptor for reading. It has been looked at before, so that no device or
+/// pipe is opened whoever puts one in its place.
+pub(crate) fn reopen(file: BorrowedFd<'_>) -> Result<OwnedFd> {
+    rustix::fs::open(magic(file), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Sets the mode of the inode behind any descriptor.
@@ -373,6 +420,10 @@ mod tests {
 
     type Open = fn(BorrowedFd<'_>, &CStr, OFlags) -> Result<OwnedFd>;
 
+    fn walk_staying(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd> {
+        walk_beneath(dir, path, flags, Mounts::Stay)
+    }
+
     #[test]
     fn both_ways_to_open_beneath_agree() {
         let root = tempfile::tempdir().expect("a folder");
@@ -390,19 +441,19 @@ mod tests {
             (c"a/file/x", Some(Errno::NOTDIR)),
             (c"..", Some(Errno::XDEV)),
         ] {
-            for open in [open_beneath as Open, walk_beneath] {
+            for open in [open_beneath as Open, walk_staying] {
                 assert_eq!(open(dir.as_fd(), path, DIR).err(), expected, "{path:?}");
             }
         }
         for path in [c"link", c"link/b", c"a/out", c"a/out/passwd"] {
-            for open in [open_beneath as Open, walk_beneath] {
+            for open in [open_beneath as Open, walk_staying] {
                 let error = open(dir.as_fd(), path, DIR).err();
                 assert!(matches!(error, Some(Errno::LOOP | Errno::NOTDIR)), "{path:?}: {error:?}");
             }
         }
         // /proc of this process is a mount point wherever tests run.
         let root = rustix::fs::open("/", PLACE, Mode::empty()).expect("the root");
-        for open in [open_beneath as Open, walk_beneath] {
+        for open in [open_beneath as Open, walk_staying] {
             assert_eq!(open(root.as_fd(), c"proc/self", PLACE).err(), Some(Errno::XDEV));
         }
     }

@@ -16,6 +16,7 @@ use super::Limits;
 use super::archive::{Archive, Entry, Kind, Source, show};
 use super::place::{Place, Places, is_whiteout, join, parts};
 use super::target::{Target, Whiteouts};
+use crate::archive::{Owner, Replace};
 use crate::{Error, Result, copy, sys, tree};
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -30,12 +31,34 @@ const WAITING: usize = 16 << 20;
 const STEPS: u64 = 1_000_000;
 const STEPS_FOR_ENTRY: u64 = 64;
 
+/// What an archive that is no layer does differently.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    /// The folder of the target below which the entries stand.
+    pub(crate) base: Vec<CString>,
+    pub(crate) owner: Owner,
+    pub(crate) replace: Replace,
+}
+
+impl Rules {
+    /// The names from the target's root.
+    fn full<'p>(&'p self, parts: &[&'p [u8]]) -> Vec<&'p [u8]> {
+        self.base.iter().map(CString::as_bytes).chain(parts.iter().copied()).collect()
+    }
+}
+
 /// Applies all entries; returns the number of extended attributes left out.
-pub(crate) fn all<S: Source>(archive: &mut Archive<'_, S>, target: &Target, limits: &Limits) -> Result<u64> {
+pub(crate) fn all<S: Source>(
+    archive: &mut Archive<'_, S>,
+    target: &Target,
+    limits: &Limits,
+    rules: &Rules,
+) -> Result<u64> {
     let mut extract = Extract {
         target,
         limits,
-        places: Places::new(target),
+        rules,
+        places: Places::new(target, rules.replace),
         books: Books::new(target)?,
         times: Vec::new(),
         waiting: 0,
@@ -46,7 +69,10 @@ pub(crate) fn all<S: Source>(archive: &mut Archive<'_, S>, target: &Target, limi
         ghosts: HashSet::new(),
         copied: HashSet::new(),
     };
-    while let Some(entry) = archive.next()? {
+    while let Some(mut entry) = archive.next()? {
+        if let Owner::Given { uid, gid } = rules.owner {
+            (entry.uid, entry.gid) = (uid, gid);
+        }
         let budget = STEPS + STEPS_FOR_ENTRY * archive.entries;
         extract.places.budget = budget;
         let done = extract.entry(archive, &entry);
@@ -62,6 +88,7 @@ pub(crate) fn all<S: Source>(archive: &mut Archive<'_, S>, target: &Target, limi
 struct Extract<'a> {
     target: &'a Target,
     limits: &'a Limits,
+    rules: &'a Rules,
     places: Places<'a>,
     books: Books,
     /// Folders and the times that they get when nothing more is written to them.
@@ -153,16 +180,24 @@ impl Extract<'_> {
                 entry: show(name),
             });
         }
-        let Some((base, parents)) = parts.split_last() else {
+        let literal = self.target.whiteouts == Whiteouts::Literal;
+        let rules = self.rules;
+        let full = rules.full(&parts);
+        if parts.is_empty() {
             // CVE-2021-29136: a link in the root's place would lead all others out.
             if entry.kind != Kind::Directory {
                 return Err(invalid("the root can only be a folder"));
             }
+            // What the folder is that files are copied into is not the archive's to say.
+            if literal {
+                return Ok(());
+            }
             let place = self.places.place(&[]).map_err(|errno| extract_error("open root for", name, errno))?;
             self.folder_metadata(entry, place.upper.as_fd(), c".", false)?;
             return Ok(());
-        };
-        if base.starts_with(WHITEOUT) {
+        }
+        let Some((base, parents)) = full.split_last() else { return Ok(()) };
+        if base.starts_with(WHITEOUT) && !literal {
             if entry.kind != Kind::File {
                 return Err(invalid("a whiteout can only be a file"));
             }
@@ -177,7 +212,7 @@ impl Extract<'_> {
         self.note_implied();
         self.note_ancestors(&place).map_err(|errno| extract_error("open parent of", name, errno))?;
         match entry.kind {
-            Kind::Directory => return self.folder(entry, &parts, &place, &c_base),
+            Kind::Directory => return self.folder(entry, &full, &place, &c_base),
             Kind::File => self.file(archive, entry, &place, &c_base)?,
             Kind::HardLink => self.hard_link(entry, &place, &c_base)?,
             Kind::Symlink | Kind::Character | Kind::Block | Kind::Fifo => self.special(entry, &place, &c_base)?,
@@ -191,20 +226,38 @@ impl Extract<'_> {
 
     /// Makes something new, in the place of whatever has its name.
     fn make<T>(
+        &self,
         entry: &Entry,
         place: &Place,
         base: &CStr,
         create: impl Fn(BorrowedFd<'_>) -> rustix::io::Result<T>,
     ) -> Result<T> {
         let made = match create(place.upper.as_fd()) {
-            Err(Errno::EXIST) => tree::remove(place.upper.as_fd(), base).and_then(|()| create(place.upper.as_fd())),
+            Err(Errno::EXIST) => self.clear(entry, place, base)?.and_then(|()| create(place.upper.as_fd())),
             other => other,
         };
         made.map_err(|errno| extract_error("create", &entry.name, errno))
     }
 
+    /// Removes what is in an entry's place, unless it is a folder that is to stay.
+    fn clear(&self, entry: &Entry, place: &Place, base: &CStr) -> Result<rustix::io::Result<()>> {
+        if self.rules.replace == Replace::SameKind {
+            let removed = rustix::fs::unlinkat(&place.upper, base, AtFlags::empty());
+            if removed == Err(Errno::ISDIR) {
+                return Err(Error::Occupied { entry: show(&entry.name), there: "folder", wanted: "file" });
+            }
+            return Ok(removed);
+        }
+        Ok(tree::remove(place.upper.as_fd(), base))
+    }
+
     fn folder(&mut self, entry: &Entry, parts: &[&[u8]], place: &Rc<Place>, base: &CStr) -> Result<()> {
-        let failed = |errno| extract_error("create folder", &entry.name, errno);
+        let failed = |errno| match errno {
+            Errno::NOTDIR if self.rules.replace == Replace::SameKind => {
+                Error::Occupied { entry: show(&entry.name), there: "file", wanted: "folder" }
+            }
+            errno => extract_error("create folder", &entry.name, errno),
+        };
         let made = self.places.make_folder(place.upper.as_fd(), base).map_err(failed)?;
         if made.fresh {
             self.books.add_whole(made.folder.as_fd()).map_err(failed)?;
@@ -218,7 +271,7 @@ impl Extract<'_> {
     }
 
     fn folder_metadata(&mut self, entry: &Entry, folder: BorrowedFd<'_>, path: &CStr, fresh: bool) -> Result<()> {
-        if !fresh {
+        if !fresh && self.target.whiteouts != Whiteouts::Literal {
             // The entry is all that there is to the folder: what it had before is not kept.
             sys::remove_xattrs(folder, |name| entry.xattrs.iter().any(|(kept, _)| kept == name))
                 .map_err(|errno| extract_error("remove extended attributes of", &entry.name, errno))?;
@@ -262,7 +315,7 @@ impl Extract<'_> {
     ) -> Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file =
-            Self::make(entry, place, base, |dir| rustix::fs::openat(dir, base, flags, Mode::from_raw_mode(0o600)))?;
+            self.make(entry, place, base, |dir| rustix::fs::openat(dir, base, flags, Mode::from_raw_mode(0o600)))?;
         let failed = |errno| extract_error("write", &entry.name, errno);
         let whole = [(0, entry.length)];
         for &(start, length) in entry.sparse.as_deref().unwrap_or(&whole) {
@@ -307,27 +360,27 @@ impl Extract<'_> {
             if entry.link.is_empty() {
                 return Err(invalid("a symbolic link without a target"));
             }
-            Self::make(entry, place, base, |dir| rustix::fs::symlinkat(entry.link.as_slice(), dir, base))?;
+            self.make(entry, place, base, |dir| rustix::fs::symlinkat(entry.link.as_slice(), dir, base))?;
         } else {
             if kind == FileType::CharacterDevice && entry.device == (0, 0) {
                 return Err(invalid("a device 0:0 is overlay's whiteout"));
             }
             let device = rustix::fs::makedev(entry.device.0, entry.device.1);
-            Self::make(entry, place, base, |dir| rustix::fs::mknodat(dir, base, kind, mode & Mode::RWXU, device))?;
+            self.make(entry, place, base, |dir| rustix::fs::mknodat(dir, base, kind, mode & Mode::RWXU, device))?;
         }
-        let dir = place.upper.as_fd();
+        // What was made is what is changed from here on, whatever a container puts in its place.
+        let failed = |operation| move |errno| extract_error(operation, &entry.name, errno);
+        let inode = sys::open_inode(place.upper.as_fd(), base).map_err(failed("open"))?;
+        if sys::file_type(&rustix::fs::fstat(&inode).map_err(failed("open"))?) != kind {
+            return Err(failed("create")(Errno::STALE));
+        }
         let (uid, gid) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
-        rustix::fs::chownat(dir, base, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|errno| extract_error("set owner of", &entry.name, errno))?;
-        if kind != FileType::Symlink || !entry.xattrs.is_empty() {
-            let inode = sys::open_inode(dir, base).map_err(|errno| extract_error("open", &entry.name, errno))?;
-            if kind != FileType::Symlink {
-                sys::chmod(inode.as_fd(), mode).map_err(|errno| extract_error("set mode of", &entry.name, errno))?;
-            }
-            self.xattrs(entry, inode.as_fd())?;
+        rustix::fs::chownat(&inode, c"", uid, gid, AtFlags::EMPTY_PATH).map_err(failed("set owner of"))?;
+        if kind != FileType::Symlink {
+            sys::chmod(inode.as_fd(), mode).map_err(failed("set mode of"))?;
         }
-        rustix::fs::utimensat(dir, base, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|errno| extract_error("set times of", &entry.name, errno))
+        self.xattrs(entry, inode.as_fd())?;
+        rustix::fs::utimensat(&inode, c"", &times(entry.mtime), AtFlags::EMPTY_PATH).map_err(failed("set times of"))
     }
 
     fn hard_link(&mut self, entry: &Entry, place: &Rc<Place>, base: &CStr) -> Result<()> {
@@ -347,12 +400,17 @@ impl Extract<'_> {
                 entry: show(&entry.name),
             });
         }
-        let (source_base, parents) = path.split_last().ok_or_else(|| invalid("its link target is a folder"))?;
+        if path.is_empty() {
+            return Err(invalid("its link target is a folder"));
+        }
+        let rules = self.rules;
+        let path = rules.full(&path);
+        let Some((source_base, parents)) = path.split_last() else { return Err(missing()) };
         let source_base = CString::new(*source_base).map_err(|_| missing())?;
         // Nearly all targets are in the layer itself, by a path without symbolic links.
         let parent_path = if parents.is_empty() { b".".to_vec() } else { parents.join(&b'/') };
         let parent_path = CString::new(parent_path).map_err(|_| missing())?;
-        let near = sys::open_beneath(self.target.upper.as_fd(), &parent_path, sys::PLACE).ok();
+        let near = self.target.open_below(self.target.upper.as_fd(), &parent_path, sys::PLACE).ok();
         if let Some(near) = near
             && let Some(stat) = sys::stat(near.as_fd(), &source_base).map_err(failed)?
         {
@@ -403,7 +461,7 @@ impl Extract<'_> {
             Err(Errno::EXIST) => {}
             other => return other.map_err(failed),
         }
-        tree::remove(place.upper.as_fd(), base).map_err(failed)?;
+        self.clear(entry, place, base)?.map_err(failed)?;
         match rustix::fs::linkat(dir, source, &place.upper, base, AtFlags::empty()) {
             // The target was inside the folder that the link replaces.
             Err(Errno::NOENT) => Err(invalid("its link target does not exist")),
@@ -438,6 +496,7 @@ impl Extract<'_> {
     /// Hides one name of lower layers.
     fn hide(&mut self, place: &Place, name: &CStr) -> rustix::io::Result<()> {
         match self.target.whiteouts {
+            Whiteouts::Literal => Ok(()),
             Whiteouts::Remove => {
                 if !self.books.own.contains(&self.books.key(place.inode, name)) {
                     return tree::remove(place.upper.as_fd(), name);
@@ -475,6 +534,7 @@ impl Extract<'_> {
     /// Hides all that lower layers have in a folder.
     fn opaque(&mut self, place: &Place) -> rustix::io::Result<()> {
         match self.target.whiteouts {
+            Whiteouts::Literal => Ok(()),
             Whiteouts::Remove => self.books.purge(&rustix::fs::openat(&place.upper, c".", sys::DIR, Mode::empty())?),
             Whiteouts::Overlay { .. } if !Places::has_below(place) => Ok(()),
             // The kernel does not ask whether the root is opaque: each name is hidden by itself.
@@ -579,7 +639,7 @@ impl Extract<'_> {
                 kept.push((path, times));
                 continue;
             }
-            match sys::open_beneath(upper, &path, sys::DIR) {
+            match self.target.open_below(upper, &path, sys::DIR) {
                 Ok(folder) => rustix::fs::futimens(folder, &times)
                     .map_err(|errno| extract_error("set times of", path.as_bytes(), errno))?,
                 // Replaced by a later entry.

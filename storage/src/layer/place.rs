@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, Stat, Uid};
 use rustix::io::{Errno, Result};
 
 use super::target::{Target, Whiteouts};
+use crate::archive::Replace;
 use crate::overlay::times;
 use crate::sys;
 
@@ -87,6 +88,8 @@ pub(crate) struct Places<'a> {
     pub(crate) steps: u64,
     pub(crate) budget: u64,
     pub(crate) implied: Vec<Implied>,
+    /// Whether a folder may take the place of something else.
+    replace: Replace,
 }
 
 /// Splits a path of the archive into names. `..` is taken by the letter, as all unpackers do, and never leads above
@@ -114,8 +117,8 @@ pub(crate) fn is_whiteout(stat: &Stat) -> bool {
 }
 
 impl<'a> Places<'a> {
-    pub(crate) fn new(target: &'a Target) -> Self {
-        Places { target, last: None, steps: 0, budget: u64::MAX, implied: Vec::new() }
+    pub(crate) fn new(target: &'a Target, replace: Replace) -> Self {
+        Places { target, last: None, steps: 0, budget: u64::MAX, implied: Vec::new(), replace }
     }
 
     /// The folder at `parts`, which is made if it is not there.
@@ -128,7 +131,7 @@ impl<'a> Places<'a> {
         }
         let c_path = c_string(if path.is_empty() { b"." } else { &path })?;
         // One call where the layer has the whole path already: then no symbolic link is on it.
-        match sys::open_beneath(self.target.upper.as_fd(), &c_path, sys::DIR) {
+        match self.target.open_below(self.target.upper.as_fd(), &c_path, sys::DIR) {
             Ok(upper) => {
                 let place = self.new_place(upper, c_path)?;
                 self.last = Some((path, Rc::clone(&place)));
@@ -172,7 +175,7 @@ impl<'a> Places<'a> {
         // The number is only asked for where books are kept by it.
         let inode = match self.target.whiteouts {
             Whiteouts::Remove => rustix::fs::fstat(&upper)?.st_ino,
-            Whiteouts::Overlay { .. } => 0,
+            Whiteouts::Overlay { .. } | Whiteouts::Literal => 0,
         };
         Ok(Rc::new(Place { path, upper, inode, lowers: None }))
     }
@@ -252,7 +255,7 @@ impl<'a> Places<'a> {
         let mut found = Stack::default();
         let layers = stack.upper.iter().map(|fd| (true, fd)).chain(stack.lowers.iter().map(|fd| (false, fd)));
         for (is_upper, layer) in layers {
-            match sys::open_beneath(layer.as_fd(), name, sys::PLACE) {
+            match self.target.open_below(layer.as_fd(), name, sys::PLACE) {
                 Ok(folder) => {
                     let opaque = self.is_opaque(folder.as_fd())?;
                     if is_upper {
@@ -336,7 +339,7 @@ impl<'a> Places<'a> {
 
     /// Makes a folder in the upper tree, in the place of whatever has its name and is none.
     pub(crate) fn make_folder(&self, parent: BorrowedFd<'_>, name: &CStr) -> Result<Made> {
-        let open = || sys::open_beneath(parent, name, sys::DIR);
+        let open = || self.target.open_below(parent, name, sys::DIR);
         match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
             Ok(()) => return Ok(Made { folder: open()?, fresh: true }),
             Err(Errno::EXIST) => {}
@@ -344,7 +347,8 @@ impl<'a> Places<'a> {
         }
         match open() {
             Ok(folder) => return Ok(Made { folder, fresh: false }),
-            Err(Errno::NOTDIR | Errno::LOOP) => {}
+            Err(Errno::NOTDIR | Errno::LOOP) if self.replace == Replace::Any => {}
+            Err(Errno::LOOP) => return Err(Errno::NOTDIR),
             Err(error) => return Err(error),
         }
         rustix::fs::unlinkat(parent, name, AtFlags::empty())?;

@@ -1,12 +1,14 @@
 //! Where a layer goes.
 
-use std::os::fd::OwnedFd;
+use std::ffi::CStr;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::Mount;
 use rustix::fs::{Mode, OFlags};
 
-use crate::{Error, Result, sys};
+use crate::sys::{self, Mounts};
+use crate::{Error, Result};
 
 /// The tree that a layer is applied to: a folder that takes the entries, what lies below it, and the form that
 /// whiteouts take.
@@ -16,6 +18,8 @@ pub struct Target {
     /// The nearest first.
     pub(crate) lowers: Vec<OwnedFd>,
     pub(crate) whiteouts: Whiteouts,
+    /// Whether paths may lead through mount points.
+    pub(crate) mounts: Mounts,
 }
 
 /// What a whiteout becomes.
@@ -25,6 +29,8 @@ pub(crate) enum Whiteouts {
     Overlay { opaque: &'static str },
     /// What it hides is removed.
     Remove,
+    /// A file like any other: the archive is no layer.
+    Literal,
 }
 
 impl Target {
@@ -52,7 +58,8 @@ impl Target {
             }
             let opaque = if has("userxattr") { "user.overlay.opaque" } else { "trusted.overlay.opaque" };
             let lowers = lowers.split(':').map(|lower| open(Path::new(lower))).collect::<Result<Vec<_>>>()?;
-            return Ok(Target { upper: open(Path::new(upper))?, lowers, whiteouts: Whiteouts::Overlay { opaque } });
+            let whiteouts = Whiteouts::Overlay { opaque };
+            return Ok(Target { upper: open(Path::new(upper))?, lowers, whiteouts, mounts: Mounts::Stay });
         }
         if mount.typ().as_deref() == Some("bind") || has("bind") || has("rbind") {
             let source = mount.source().as_deref().ok_or_else(|| unsupported("the bind mount has no source"))?;
@@ -63,7 +70,13 @@ impl Target {
 
     /// A folder by itself: whiteouts remove what they hide.
     pub fn folder(path: impl AsRef<Path>) -> Result<Self> {
-        Ok(Target { upper: open(path.as_ref())?, lowers: Vec::new(), whiteouts: Whiteouts::Remove })
+        let upper = open(path.as_ref())?;
+        Ok(Target { upper, lowers: Vec::new(), whiteouts: Whiteouts::Remove, mounts: Mounts::Stay })
+    }
+
+    /// Opens a path below a folder of the target, without a symbolic link on it.
+    pub(crate) fn open_below(&self, dir: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        sys::open_below(dir, path, flags, self.mounts)
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-const TREE: &str = r"
+pub(crate) const TREE: &str = r"
 set -e
 mkdir -p usr/bin usr/share/doc etc/empty 'with space' $'new\nline'
 echo shell > usr/bin/sh; chmod 4755 usr/bin/sh; ln usr/bin/sh usr/bin/bash; ln -s sh usr/bin/dash; ln -s /usr/bin bin
@@ -64,12 +64,12 @@ touch -d '2001-02-03 04:05:06.789012345' etc/void; touch -h -d '1999-01-01' usr/
 touch -d '2020-01-01' usr etc 'with space'
 ";
 
-fn bash(folder: &Path, script: &str) {
+pub(crate) fn bash(folder: &Path, script: &str) {
     let status = Command::new("bash").arg("-c").arg(script).current_dir(folder).status().expect("bash");
     assert!(status.success(), "bash: {status}");
 }
 
-fn tar(folder: &Path, arguments: &[&str]) {
+pub(crate) fn tar(folder: &Path, arguments: &[&str]) {
     let done = Command::new("tar").args(arguments).current_dir(folder).output().expect("tar");
     assert!(done.status.success(), "tar: {}", String::from_utf8_lossy(&done.stderr));
 }

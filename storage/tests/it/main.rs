@@ -5,6 +5,7 @@ mod breakout;
 mod differential;
 mod fallback;
 mod fault;
+mod files;
 mod hostile;
 mod layer;
 mod mounts;
@@ -53,6 +54,7 @@ fn main() {
     trials.extend(differential::trials());
     trials.extend(fallback::trials());
     trials.extend(fault::trials());
+    trials.extend(files::trials());
     trials.extend(hostile::trials());
     trials.extend(layer::trials());
     trials.extend(random::trials());
