@@ -199,6 +199,47 @@ impl Cgroup {
         fd.map(Some).map_err(|e| place.io("open cgroup")(e.into()))
     }
 
+    /// A write-only descriptor of the version 2 folder's `cgroup.procs`, for a process that joins by writing `0` to it where it
+    /// cannot be born in [`Cgroup::dir`].
+    pub fn procs(&self) -> Result<Option<OwnedFd>> {
+        let Some(place) = self.paths.iter().find(|p| p.is_unified()) else {
+            return Ok(None);
+        };
+        place.open()?.writer("cgroup.procs").map(Some).map_err(place.io("open the processes of cgroup"))
+    }
+
+    /// The folder of the version 2 tree that the process `pid` is in: this cgroup's or one below it.
+    ///
+    /// Where a container has made cgroups of its own and limits them, the kernel lets no process into the one above them (`EBUSY`).
+    pub(crate) fn dir_of(&self, pid: i32) -> Result<Option<OwnedFd>> {
+        let Some(place) = self.paths.iter().find(|p| p.is_unified()) else {
+            return Ok(None);
+        };
+        let mut found = None;
+        folder::for_each_below(&place.path, &mut |path| {
+            if found.is_none()
+                && let Some(folder) = Folder::open_if_there(path)?
+                && folder.processes()?.contains(&pid)
+            {
+                found = Some(readable(&folder)?);
+            }
+            Ok(())
+        })
+        .map_err(place.io("list the processes of cgroup"))?;
+        Ok(found)
+    }
+
+    /// Whether it is frozen, by whomever.
+    pub fn is_frozen(&self) -> Result<bool> {
+        let Some((freezer, file, on, _)) = self.freezer() else {
+            return Ok(false);
+        };
+        let Some(folder) = Folder::open_if_there(&freezer.path).map_err(freezer.io("open cgroup"))? else {
+            return Ok(false);
+        };
+        folder.read(file).map(|text| text.trim_end() == on).map_err(freezer.io("read the state of cgroup"))
+    }
+
     /// Changes the limits that `resources` names, and the device rules if it has any; all others stay.
     ///
     /// A limit whose controller this cgroup was made without is an error. If one fails, those before it are in force.

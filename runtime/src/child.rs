@@ -53,6 +53,17 @@ impl Default for Made {
     }
 }
 
+impl Made {
+    fn close(&mut self) {
+        for unneeded in [&mut self.root, &mut self.proc, &mut self.mask, &mut self.null, &mut self.console] {
+            if *unneeded >= 0 {
+                file::close(*unneeded);
+                *unneeded = -1;
+            }
+        }
+    }
+}
+
 /// The exit status of a child that could not do its steps; nobody sees it but through an orphaned process.
 const FAILED: i32 = 125;
 
@@ -123,6 +134,8 @@ impl Child<'_> {
             Step::JoinCgroups { count } => {
                 for tasks in fds.iter().rev().take(*count) {
                     file::write(*tasks, b"0")?;
+                    // The wait for the start may be long, and they are not the container's.
+                    file::close(*tasks);
                 }
             }
             Step::Enter { slot, kind, .. } => process::setns(fd(*slot), *kind)?,
@@ -161,8 +174,9 @@ impl Child<'_> {
                 device::node(resolver, made.root, target, *mode, *rdev, (*uid, *gid))?;
             }
             Step::Link { target, to, replace } => device::link(resolver, made.root, target, to, *replace)?,
+            Step::OpenRoot => made.root = file::openat(libc::AT_FDCWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?,
             Step::Console { columns, rows, uid, target } => {
-                let (master, peer) = device::console(resolver, made.root, (*columns, *rows), *uid, target)?;
+                let (master, peer) = device::console(resolver, made.root, (*columns, *rows), *uid, target.as_ref())?;
                 socket::send(socket, &Message::Console.encode(), Some(master))?;
                 file::close(master);
                 made.console = peer;
@@ -221,15 +235,11 @@ impl Child<'_> {
             Step::FindExecutable => made.program = executable::find(resolver, made.root, &plan.candidates)?,
             Step::Ready => {
                 // What is not needed by the program is closed by the exec, but the wait for the start may be long.
-                for unneeded in [&mut made.root, &mut made.proc, &mut made.mask, &mut made.null, &mut made.console] {
-                    if *unneeded >= 0 {
-                        file::close(*unneeded);
-                        *unneeded = -1;
-                    }
-                }
+                made.close();
                 socket::send(socket, &Message::Ready.encode(), None)?;
                 wait(socket)?;
             }
+            Step::Prepared => socket::send(socket, &Message::Ready.encode(), None)?,
             Step::Gate => {
                 let mut byte = [0u8; 1];
                 let gate = fd(Slot::GATE);

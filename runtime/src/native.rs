@@ -1,5 +1,6 @@
 //! The runtime of this crate.
 
+mod exec;
 mod hook;
 mod launch;
 mod record;
@@ -9,15 +10,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::plan::{Host, Plan, Slot, limits};
 use crate::sys::mount::Depth;
 use crate::sys::{self, process};
 use crate::{
-    Bundle, ContainerId, CreateOptions, Created, DeleteMode, Error, Features, KillTarget, Result, Root, Runtime, State,
-    Status, Stdio,
+    Bundle, ContainerId, CreateOptions, Created, DeleteMode, Error, ExecOptions, Features, KillTarget, Result, Root,
+    Runtime, State, Status, Stdio,
 };
 use hook::Hooks;
 use launch::{Event, Launch, Waiting};
@@ -122,11 +123,13 @@ impl Native {
         let filter = profile.map(crate::seccomp::compile).transpose()?;
         undo.cgroup = self.cgroup(id, spec, options)?;
         let cgroup = undo.cgroup.as_ref();
-        let mut record = Record::new(id, bundle, cgroup)?;
+        let mut record = Record::new(id, bundle, cgroup, options.keyring, filter.is_some())?;
         folder.store(&record)?;
+        if let Some(filter) = &filter {
+            folder.store_filter(filter)?;
+        }
 
-        let tasks = cgroup.map(Cgroup::tasks).transpose()?.unwrap_or_default();
-        let unified = cgroup.map(Cgroup::dir).transpose()?.flatten();
+        let Joining { tasks, unified } = Joining::new(cgroup, self.features)?;
         let root_path = spec.root().as_ref().map(|root| bundle.path.join(root.path())).filter(|path| path.is_dir());
         let mut plan = Plan::new(
             spec,
@@ -187,7 +190,14 @@ impl Native {
         let mut console = None;
         let mut ready = false;
         while !(ready && adopted) {
-            match launch::receive(&socket, &plan, &started)? {
+            let event = launch::receive(&socket, &plan, &started).inspect_err(|_| {
+                if !adopted && let Some(pid) = launch::unheard(&socket) {
+                    // The one in between ends by itself; the other is what is to be ended.
+                    let _ = process::wait(started.pidfd.as_fd());
+                    undo.process = process::pidfd_open(pid).ok();
+                }
+            })?;
+            match event {
                 Event::Forked(pid) => {
                     // The one in between has done its part.
                     crate::wait(started.pidfd.as_fd(), started.pid)?;
@@ -330,6 +340,20 @@ impl Runtime for Native {
         if failures.is_empty() { Ok(()) } else { Err(Error::Teardown { id: id.clone(), failures }) }
     }
 
+    fn exec(&self, id: &ContainerId, process: &Process, options: &ExecOptions<'_>) -> Result<Created> {
+        self.add(id, process, options)
+    }
+
+    fn processes(&self, id: &ContainerId) -> Result<Vec<i32>> {
+        let folder = Folder::open(&self.state_root, id)?;
+        let record = folder.load()?;
+        match record.cgroup() {
+            Some(cgroup) => cgroup.pids(),
+            // Without a cgroup nobody knows of more than the first.
+            None => Ok(record.identity.open().map(|_| record.identity.pid).into_iter().collect()),
+        }
+    }
+
     fn pause(&self, id: &ContainerId) -> Result<()> {
         let (folder, record) = self.locked(id)?;
         let status = folder.status(&record);
@@ -352,6 +376,28 @@ impl Runtime for Native {
             }
             _ => Err(Error::WrongStatus { id: id.clone(), operation: "resume", status }),
         }
+    }
+}
+
+/// How a child gets into a cgroup.
+#[derive(Debug)]
+struct Joining {
+    /// What it writes itself to.
+    tasks: Vec<OwnedFd>,
+    /// Where it is born.
+    unified: Option<OwnedFd>,
+}
+
+impl Joining {
+    fn new(cgroup: Option<&Cgroup>, features: Features) -> Result<Self> {
+        let Some(cgroup) = cgroup else { return Ok(Self { tasks: Vec::new(), unified: None }) };
+        let mut tasks = cgroup.tasks()?;
+        if features.clone3 {
+            return Ok(Self { tasks, unified: cgroup.dir()? });
+        }
+        // Nobody is born elsewhere by clone: it goes there.
+        tasks.extend(cgroup.procs()?);
+        Ok(Self { tasks, unified: None })
     }
 }
 

@@ -5,6 +5,7 @@
 //! the child that follows it needs no allocator.
 
 mod device;
+mod exec;
 mod mount;
 mod option;
 mod process;
@@ -20,6 +21,7 @@ use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 
 pub(crate) use option::{Options, parse as parse_options};
 pub(crate) use process::limits;
+use process::{Pause, Program};
 pub(crate) use step::{Filesystem, Late, Step};
 pub(crate) use target::Target;
 
@@ -167,13 +169,18 @@ impl Plan {
         if planner.new & NEW_CGROUP != 0 {
             planner.steps.push(Step::UnshareCgroup);
         }
-        planner.early_process()?;
+        // In a user namespace the parent does it.
+        if !planner.in_user_namespace() {
+            let mut early = planner.program()?.early()?;
+            planner.steps.append(&mut early);
+        }
         planner.names()?;
         planner.sysctls()?;
         planner.root()?;
-        planner.late_process()?;
+        let mut late = planner.program()?.late(Pause::UntilStart)?;
+        planner.steps.append(&mut late);
         let hooked = planner.steps.contains(&Step::Hooks);
-        let (candidates, arguments, environment) = planner.program()?;
+        let (candidates, arguments, environment) = planner.program()?.texts()?;
         Ok(Self {
             flags: if forks { 0 } else { flags },
             opens: planner.opens,
@@ -259,6 +266,11 @@ impl Planner<'_> {
             .collect();
         joins.sort_by_key(|step| !matches!(step, Step::Enter { kind: NEW_USER, .. }));
         self.steps.append(&mut joins);
+    }
+
+    fn program(&self) -> Result<Program<'_>> {
+        let process = self.spec.process().as_ref().ok_or_else(|| invalid("process", "is missing"))?;
+        Ok(Program { process, host: self.host, in_user_namespace: self.in_user_namespace() })
     }
 
     fn own_or_joined(&self, kind: u64) -> bool {
@@ -371,14 +383,14 @@ fn unsupported(field: impl Into<String>, reason: impl Into<String>) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::HashMap;
 
     use oci_spec::runtime::{Linux, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType as Kind};
 
     use super::*;
 
-    fn host() -> Host<'static> {
+    pub(super) fn host() -> Host<'static> {
         Host {
             features: Features {
                 clone3: true,

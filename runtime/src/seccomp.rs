@@ -43,6 +43,36 @@ pub struct Program {
     pub flags: u32,
 }
 
+impl Program {
+    /// The program as a file of this machine: the flags, then the instructions.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(4 + self.instructions.len() * 8);
+        bytes.extend(self.flags.to_ne_bytes());
+        for instruction in &self.instructions {
+            bytes.extend(instruction.code.to_ne_bytes());
+            bytes.extend([instruction.jt, instruction.jf]);
+            bytes.extend(instruction.k.to_ne_bytes());
+        }
+        bytes
+    }
+
+    /// Undoes [`Program::to_bytes`]; `None` for what cannot be a program.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (flags, rest) = bytes.split_first_chunk()?;
+        let (instructions, rest) = rest.as_chunks::<8>();
+        if instructions.is_empty() || instructions.len() > MOST_INSTRUCTIONS || !rest.is_empty() {
+            return None;
+        }
+        let instruction = |&[c0, c1, jt, jf, k0, k1, k2, k3]: &[u8; 8]| libc::sock_filter {
+            code: u16::from_ne_bytes([c0, c1]),
+            jt,
+            jf,
+            k: u32::from_ne_bytes([k0, k1, k2, k3]),
+        };
+        Some(Self { instructions: instructions.iter().map(instruction).collect(), flags: u32::from_ne_bytes(*flags) })
+    }
+}
+
 impl std::fmt::Debug for Program {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Program {{ {} instructions, flags: {:#x} }}", self.instructions.len(), self.flags)
@@ -109,4 +139,20 @@ fn flags(profile: &LinuxSeccomp) -> u32 {
             | LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_survive_a_file() {
+        let program = compile_uncached(&default_profile(&[])).expect("a program");
+        let bytes = program.to_bytes();
+        let again = Program::from_bytes(&bytes).expect("the same");
+        assert_eq!((again.flags, again.to_bytes()), (program.flags, bytes.clone()));
+        for bad in [&bytes[..bytes.len() - 1], &bytes[..4], &[], &vec![0; 4 + 8 * 4097]] {
+            assert!(Program::from_bytes(bad).is_none(), "{} bytes", bad.len());
+        }
+    }
 }

@@ -54,7 +54,7 @@ pub(super) fn link(resolver: Resolver, root: i32, target: &Target, to: &CStr, re
     Ok(())
 }
 
-/// Opens a terminal of the container's own devpts, and shows it as `/dev/console`. Returns both sides.
+/// Opens a terminal of the container's own devpts, and shows it at `target`, which is `/dev/console`, if there is one. Returns both sides.
 ///
 /// No path leads to the terminal: what lies at `/dev/pts/0` is the container's business (CVE-2025-52565).
 pub(super) fn console(
@@ -62,7 +62,7 @@ pub(super) fn console(
     root: i32,
     (columns, rows): (u16, u16),
     uid: u32,
-    target: &Target,
+    target: Option<&Target>,
 ) -> Result<(i32, i32), Failure> {
     let master = resolver.open(root, c"dev/pts/ptmx", libc::O_RDWR | libc::O_NOCTTY, Links::Refuse)?;
     if file::filesystem(master)? != DEVPTS_SUPER_MAGIC {
@@ -76,6 +76,7 @@ pub(super) fn console(
     if uid != 0 {
         file::chown(peer, c"", uid, u32::MAX)?;
     }
+    let Some(target) = target else { return Ok((master, peer)) };
     let folder = parent(resolver, root, target)?;
     let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY;
     match file::openat(folder, target.name(), flags, 0o666) {

@@ -108,9 +108,7 @@ pub(super) fn receive(socket: &OwnedFd, plan: &Plan, started: &Started) -> Resul
         (Some(Message::Hooks), _) => Ok(Event::Hooks),
         (Some(Message::Ready), _) => Ok(Event::Ready),
         (Some(Message::Failed { step, part, errno }), _) => {
-            let step = plan.steps.get(step as usize);
-            let text = step.map_or_else(|| "follow the plan".to_owned(), ToString::to_string);
-            Err(failure(text, &program(plan), part, errno))
+            Err(failed(plan, step, part, errno))
         }
         (Some(Message::Console) | None, _) => {
             let status = crate::wait(started.pidfd.as_fd(), started.pid)?;
@@ -145,6 +143,12 @@ fn program(plan: &Plan) -> String {
     plan.arguments.texts().first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
+fn failed(plan: &Plan, step: u32, part: Part, errno: i32) -> Error {
+    let step = plan.steps.get(step as usize);
+    let text = step.map_or_else(|| "follow the plan".to_owned(), ToString::to_string);
+    failure(text, &program(plan), part, errno)
+}
+
 fn failure(step: String, program: &str, part: Part, errno: i32) -> Error {
     let source = io::Error::from_raw_os_error(errno);
     if !matches!(part, Part::Find | Part::Interpreter | Part::Execute) {
@@ -157,6 +161,25 @@ fn failure(step: String, program: &str, part: Part, errno: i32) -> Error {
             Error::Setup { step, call: part.text(), source }
         }
         _ => Error::NotExecutable { executable, source },
+    }
+}
+
+/// After an error: the process that was made by another, and has failed before it was heard of. Somebody has to reap it.
+pub(super) fn unheard(socket: &OwnedFd) -> Option<i32> {
+    while let Ok((Some(message), _)) = hear(socket) {
+        if let Message::Forked { pid } = message {
+            return Some(pid);
+        }
+    }
+    None
+}
+
+/// Waits until the program is executed, or could not be.
+pub(super) fn executed(socket: &OwnedFd, plan: &Plan) -> Result<()> {
+    match hear(socket)?.0 {
+        Some(Message::Failed { step, part, errno }) => Err(failed(plan, step, part, errno)),
+        // The exec has closed the other side.
+        _ => Ok(()),
     }
 }
 

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use oci_spec::runtime::{Hooks, LinuxNamespaceType};
+use oci_spec::runtime::{Hooks, LinuxCapabilities, LinuxNamespaceType, PosixRlimit, Process};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Cgroup, CgroupPath};
 use crate::sys::{self, file, process};
-use crate::{Bundle, ContainerId, Error, Result, State, Status};
+use crate::{Bundle, ContainerId, Error, Keyring, Result, State, Status, seccomp};
 
 /// The container's record.
 const RECORD: &str = "state.json";
@@ -23,6 +23,8 @@ const RECORD: &str = "state.json";
 const GATE: &CStr = c"start";
 /// Is there while the container is paused.
 const PAUSED: &str = "paused";
+/// The compiled seccomp filter, if there is one.
+const FILTER: &str = "seccomp.bpf";
 
 /// A container's record, `STATE_ROOT/ID/state.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,6 +47,28 @@ pub(super) struct Record {
     pub(super) namespaces: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) hooks: Option<Hooks>,
+    /// What a process that is added later has if it does not say.
+    #[serde(default)]
+    rights: Rights,
+    /// Whether processes are in a session keyring of the container's.
+    #[serde(default)]
+    pub(super) keyring: bool,
+    /// Whether there is a seccomp filter. Without its file nothing may be added then.
+    #[serde(default)]
+    filtered: bool,
+}
+
+/// What the container's first process may.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Rights {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capabilities: Option<LinuxCapabilities>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rlimits: Option<Vec<PosixRlimit>>,
+    no_new_privileges: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oom_score_adj: Option<i32>,
 }
 
 /// A process for certain: its number may come again, but not with the same start, in the same run of the machine.
@@ -59,7 +83,13 @@ pub(super) struct Identity {
 }
 
 impl Record {
-    pub(super) fn new(id: &ContainerId, bundle: &Bundle, cgroup: Option<&Cgroup>) -> Result<Self> {
+    pub(super) fn new(
+        id: &ContainerId,
+        bundle: &Bundle,
+        cgroup: Option<&Cgroup>,
+        keyring: Keyring,
+        filtered: bool,
+    ) -> Result<Self> {
         let spec = &bundle.spec;
         let namespaces = spec.linux().iter().filter_map(|linux| linux.namespaces().as_deref()).flatten();
         let mut own_pids = false;
@@ -83,6 +113,9 @@ impl Record {
             own_pids,
             namespaces: kinds,
             hooks: spec.hooks().clone(),
+            rights: spec.process().as_ref().map(Rights::of).unwrap_or_default(),
+            keyring: keyring == Keyring::New,
+            filtered,
         })
     }
 
@@ -97,8 +130,38 @@ impl Record {
         }
     }
 
+    /// The process as it is added: what it does not say is as for the container's first one.
+    pub(super) fn complete(&self, process: &Process) -> Process {
+        let rights = &self.rights;
+        let mut process = process.clone();
+        if process.capabilities().is_none() {
+            process.set_capabilities(rights.capabilities.clone());
+        }
+        if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
+            process.set_rlimits(rights.rlimits.clone());
+        }
+        if process.no_new_privileges().is_none() {
+            process.set_no_new_privileges(Some(rights.no_new_privileges));
+        }
+        if process.oom_score_adj().is_none() {
+            process.set_oom_score_adj(rights.oom_score_adj);
+        }
+        process
+    }
+
     pub(super) fn cgroup(&self) -> Option<Cgroup> {
         if self.cgroups.is_empty() { None } else { Some(Cgroup::from_paths(self.cgroups.clone())) }
+    }
+}
+
+impl Rights {
+    fn of(process: &Process) -> Self {
+        Self {
+            capabilities: process.capabilities().clone(),
+            rlimits: process.rlimits().clone(),
+            no_new_privileges: process.no_new_privileges() == Some(true),
+            oom_score_adj: process.oom_score_adj(),
+        }
     }
 }
 
@@ -219,6 +282,27 @@ impl Folder {
         let text = fs::read(self.path.join(RECORD)).map_err(self.io("read", RECORD))?;
         serde_json::from_slice(&text)
             .map_err(|source| Error::ParseState { path: self.path.join(RECORD), source: Box::new(source) })
+    }
+
+    /// Writes the filter, so that what is added later is under the very same one.
+    pub(super) fn store_filter(&self, filter: &seccomp::Program) -> Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(self.path.join(FILTER))
+            .map_err(self.io("make", FILTER))?;
+        file.write_all(&filter.to_bytes()).map_err(self.io("write", FILTER))
+    }
+
+    /// Reads the filter of a container that has one.
+    pub(super) fn filter(&self, record: &Record) -> Result<Option<seccomp::Program>> {
+        if !record.filtered {
+            return Ok(None);
+        }
+        let bytes = fs::read(self.path.join(FILTER)).map_err(self.io("read", FILTER))?;
+        let damaged = || self.io("read", FILTER)(io::ErrorKind::InvalidData.into());
+        seccomp::Program::from_bytes(&bytes).map(Some).ok_or_else(damaged)
     }
 
     /// How far the container is.

@@ -86,14 +86,9 @@ impl Planner<'_> {
             self.device(node, &field)?;
         }
         if self.host.terminal {
-            let size = self.spec.process().as_ref().and_then(oci_spec::runtime::Process::console_size);
-            let length =
-                |value: u64| u16::try_from(value).map_err(|_| invalid("process.consoleSize", "is larger than 65535"));
-            let (columns, rows) =
-                size.map_or(Ok((0, 0)), |size| Ok((length(size.width())?, length(size.height())?)))?;
-            let uid = self.spec.process().as_ref().map_or(0, |process| process.user().uid());
-            let target = Target::new(Path::new("/dev/console"), "process.terminal")?;
-            self.steps.push(Step::Console { columns, rows, uid, target });
+            let place = Target::new(Path::new("/dev/console"), "process.terminal")?;
+            let console = self.program()?.console(Some(place))?;
+            self.steps.push(console);
         }
         Ok(())
     }

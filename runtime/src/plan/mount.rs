@@ -61,7 +61,7 @@ impl Planner<'_> {
         if let Some(propagation) = root_propagation.filter(|kind| *kind != libc::MS_SLAVE) {
             self.steps.push(Step::RootPropagation(propagation));
         }
-        self.steps.push(Step::Directory(self.cwd()?));
+        self.steps.push(Step::Directory(self.program()?.cwd()?));
         self.steps.append(&mut deferred);
         if self.spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
             self.steps.push(Step::Readonly(Target::new(Path::new("/"), "root.readonly")?));

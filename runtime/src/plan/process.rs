@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use oci_spec::runtime::{Capabilities, Capability, PosixRlimitType, Process};
 
-use super::{Planner, Step, Target, c_string, invalid};
+use super::{Host, Step, Target, c_string, invalid};
 use crate::sys::process::{CapabilitySets, Strings};
 use crate::{Keyring, Result};
 
@@ -14,38 +14,55 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// Room for `HOME=` and a path.
 const HOME: usize = 5 + 4096;
 
-impl Planner<'_> {
-    fn process(&self) -> Result<&Process> {
-        self.spec.process().as_ref().ok_or_else(|| invalid("process", "is missing"))
-    }
+/// A process that is to be: the container's first, or one that is added later.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Program<'a> {
+    pub(super) process: &'a Process,
+    pub(super) host: &'a Host<'a>,
+    pub(super) in_user_namespace: bool,
+}
 
+/// What lies between the preparations and the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// The child waits until it is on record, and then for `start`.
+    UntilStart,
+    /// None: the parent is told, and that is all.
+    None,
+}
+
+impl Program<'_> {
     pub(super) fn cwd(&self) -> Result<Target> {
-        Target::new(self.process()?.cwd(), "process.cwd")
+        Target::new(self.process.cwd(), "process.cwd")
     }
 
-    /// What needs the host's /proc or its privileges. In a user namespace the parent does it.
-    pub(super) fn early_process(&mut self) -> Result<()> {
-        if self.in_user_namespace() {
-            return Ok(());
-        }
-        let process = self.process()?;
+    /// What needs the host's /proc or its privileges.
+    pub(super) fn early(&self) -> Result<Vec<Step>> {
         let mut steps = Vec::new();
-        if let Some(score) = process.oom_score_adj() {
+        if let Some(score) = self.process.oom_score_adj() {
             steps.push(Step::OomScore(c_string(score.to_string().as_bytes(), "process.oomScoreAdj")?));
         }
-        steps.extend(limits(process)?.into_iter().map(|(resource, name, soft, hard)| Step::Limit {
+        steps.extend(limits(self.process)?.into_iter().map(|(resource, name, soft, hard)| Step::Limit {
             resource,
             name,
             soft,
             hard,
         }));
-        self.steps.append(&mut steps);
-        Ok(())
+        Ok(steps)
+    }
+
+    /// Its terminal, shown as `/dev/console` if there is a `place` for that.
+    pub(super) fn console(&self, target: Option<Target>) -> Result<Step> {
+        let length =
+            |value: u64| u16::try_from(value).map_err(|_| invalid("process.consoleSize", "is larger than 65535"));
+        let size = self.process.console_size();
+        let (columns, rows) = size.map_or(Ok((0, 0)), |size| Ok((length(size.width())?, length(size.height())?)))?;
+        Ok(Step::Console { columns, rows, uid: self.process.user().uid(), target })
     }
 
     /// From the switched root to the program.
-    pub(super) fn late_process(&mut self) -> Result<()> {
-        let process = self.process()?;
+    pub(super) fn late(&self, pause: Pause) -> Result<Vec<Step>> {
+        let process = self.process;
         let user = process.user();
         let mut steps = Vec::new();
         if self.host.keyring == Keyring::New {
@@ -63,7 +80,7 @@ impl Planner<'_> {
         }
         let set = |set: &Option<Capabilities>| set.as_ref().map_or(0, mask);
         // What the calling process does not have it cannot give. A user namespace starts with all.
-        let given = if self.in_user_namespace() { u64::MAX } else { self.host.permitted };
+        let given = if self.in_user_namespace { u64::MAX } else { self.host.permitted };
         let capabilities = process.capabilities().as_ref();
         let bounding = capabilities.map_or(0, |sets| set(sets.bounding()));
         let permitted = capabilities.map_or(0, |sets| set(sets.permitted())) & given;
@@ -92,20 +109,21 @@ impl Planner<'_> {
             steps.push(Step::Home { uid: user.uid() });
         }
         steps.push(Step::FindExecutable);
-        steps.push(Step::Ready);
-        steps.push(Step::Gate);
+        match pause {
+            Pause::UntilStart => steps.extend([Step::Ready, Step::Gate]),
+            Pause::None => steps.push(Step::Prepared),
+        }
         steps.push(Step::Signals);
         if self.host.filter && confined {
             steps.push(Step::Filter);
         }
         steps.push(Step::Execute);
-        self.steps.append(&mut steps);
-        Ok(())
+        Ok(steps)
     }
 
     /// What may be the program, its arguments, its environment.
-    pub(super) fn program(&self) -> Result<(Vec<CString>, Strings, Strings)> {
-        let process = self.process()?;
+    pub(super) fn texts(&self) -> Result<(Vec<CString>, Strings, Strings)> {
+        let process = self.process;
         let arguments = process.args().as_deref().unwrap_or_default();
         let environment = process.env().as_deref().unwrap_or_default();
         let program = arguments.first().map(String::as_str).unwrap_or_default();

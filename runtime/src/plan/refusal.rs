@@ -26,7 +26,7 @@ pub(super) fn check(spec: &Spec) -> Result<()> {
     linux(spec.linux().as_ref().ok_or_else(|| invalid("linux", "is missing"))?)
 }
 
-fn process(process: &Process) -> Result<()> {
+pub(super) fn process(process: &Process) -> Result<()> {
     if process.args().as_ref().is_none_or(Vec::is_empty) {
         return Err(invalid("process.args", "is empty"));
     }

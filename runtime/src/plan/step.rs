@@ -48,8 +48,10 @@ pub(crate) enum Step {
     Device { target: Target, mode: u32, rdev: u64, uid: u32, gid: u32 },
     /// Makes a symbolic link; `replace` one that is there.
     Link { target: Target, to: CString, replace: bool },
-    /// Opens the terminal, and hands it to the parent.
-    Console { columns: u16, rows: u16, uid: u32, target: Target },
+    /// Opens the root of a mount namespace that was joined.
+    OpenRoot,
+    /// Opens the terminal, hands it to the parent, and shows it at a place if there is one.
+    Console { columns: u16, rows: u16, uid: u32, target: Option<Target> },
     /// Lets the parent run hooks, and waits.
     Hooks,
     /// Switches the root by `pivot_root`.
@@ -102,6 +104,8 @@ pub(crate) enum Step {
     FindExecutable,
     /// Says that all is prepared, and waits until that is on record.
     Ready,
+    /// Says that all is prepared, and goes on.
+    Prepared,
     /// Waits for `start`.
     Gate,
     /// Lets signals through again.
@@ -161,6 +165,7 @@ impl fmt::Display for Step {
             Self::Bind { target, .. } => write!(f, "bind at {}", target.show()),
             Self::Device { target, .. } => write!(f, "make the device {}", target.show()),
             Self::Link { target, .. } => write!(f, "make the link {}", target.show()),
+            Self::OpenRoot => f.write_str("open the root"),
             Self::Console { .. } => f.write_str("make the terminal"),
             Self::Hooks => f.write_str("wait for the hooks"),
             Self::Pivot | Self::Chroot => f.write_str("switch to the root"),
@@ -186,7 +191,7 @@ impl fmt::Display for Step {
             Self::NoNewPrivileges => f.write_str("process.noNewPrivileges: set"),
             Self::Home { .. } => f.write_str("find the user's home"),
             Self::FindExecutable => f.write_str("find the program"),
-            Self::Ready => f.write_str("report to the parent"),
+            Self::Ready | Self::Prepared => f.write_str("report to the parent"),
             Self::Gate => f.write_str("wait for the start"),
             Self::Signals => f.write_str("unblock the signals"),
             Self::Execute => f.write_str("execute the program"),

@@ -7,6 +7,7 @@
 mod attack;
 mod cgroup;
 mod differential;
+mod exec;
 mod external;
 mod fallback;
 mod native;
@@ -19,6 +20,7 @@ fn main() {
         attack::trials(),
         differential::trials(),
         cgroup::trials(),
+        exec::trials(),
         external::trials(),
         fallback::trials(),
         native::trials(),

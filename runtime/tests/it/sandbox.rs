@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use estiba_runtime::{
-    Bundle, ContainerId, CreateOptions, Created, DeleteMode, Error, ExitStatus, Features, Native, Root, Runtime, Stdio,
+    Bundle, ContainerId, CreateOptions, Created, DeleteMode, Error, ExecOptions, ExitStatus, Features, Native, Root, Runtime, Stdio,
     wait,
 };
 use libtest_mimic::{Failed, Trial};
@@ -137,6 +137,50 @@ impl Sandbox {
         stderr.read_to_string(&mut err).expect("output");
         self.native.delete(&self.id, DeleteMode::Stopped)?;
         Ok(Ended { status, stdout: out, stderr: err })
+    }
+
+    /// The container, running until it is killed.
+    pub(crate) fn running(&mut self) -> Result<Created, Error> {
+        self.script("exec sleep 1000");
+        let (created, _, _) = self.create()?;
+        self.native.start(&self.id)?;
+        Ok(created)
+    }
+
+    /// A process to add: a shell script, with nothing else said.
+    pub(crate) fn process(script: &str) -> Value {
+        json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["sh", "-c", script], "env": ["PATH=/bin"]})
+    }
+
+    /// Adds a process on pipes, whose other ends come back.
+    pub(crate) fn add(&self, process: &Value) -> Result<(Created, io::PipeReader, io::PipeReader), Error> {
+        let process = serde_json::from_value(process.clone()).expect("a process");
+        let null = fs::File::open("/dev/null").expect("/dev/null");
+        let (stdout, stdout_inner) = io::pipe().expect("a pipe");
+        let (stderr, stderr_inner) = io::pipe().expect("a pipe");
+        let stdio = Stdio::Fds { stdin: null.as_fd(), stdout: stdout_inner.as_fd(), stderr: stderr_inner.as_fd() };
+        let created = self.native.exec(&self.id, &process, &ExecOptions::new(stdio))?;
+        Ok((created, stdout, stderr))
+    }
+
+    /// Adds a process, and waits for its end.
+    pub(crate) fn exec(&self, process: &Value) -> Result<Ended, Error> {
+        let (created, stdout, stderr) = self.add(process)?;
+        let stdout = io::read_to_string(stdout).expect("output");
+        let stderr = io::read_to_string(stderr).expect("output");
+        Ok(Ended { status: wait(created.pidfd.as_fd(), created.pid)?, stdout, stderr })
+    }
+
+    /// What a script that was added printed, if it did well.
+    pub(crate) fn exec_output(&self, process: &Value) -> Result<String, Failed> {
+        let ended = self.exec(process).map_err(|error| Failed::from(chain(&error)))?;
+        if ended.status == ExitStatus::Exited(0) { Ok(ended.stdout) } else { Err(format!("{ended:?}").into()) }
+    }
+
+    /// Ends what [`Sandbox::running`] started.
+    pub(crate) fn stop(&self, created: &Created) -> Result<(), Error> {
+        self.native.delete(&self.id, DeleteMode::Force)?;
+        wait(created.pidfd.as_fd(), created.pid).map(drop)
     }
 
     /// Runs, and returns what was printed by a script that did well.
