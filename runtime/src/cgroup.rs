@@ -11,7 +11,10 @@ mod devices;
 mod folder;
 mod hierarchies;
 mod limits;
+mod oom;
 mod program;
+mod update;
+mod usage;
 mod v1;
 mod v2;
 
@@ -30,13 +33,20 @@ use self::devices::{Devices, Line};
 use self::folder::Folder;
 use self::hierarchies::{CgroupName, Controller, Home};
 pub use self::hierarchies::{Hierarchies, Mode};
+pub use self::oom::OomEvents;
 use self::limits::{Plan, Setting};
 use crate::error::{Error, Result};
 use crate::sys::bpf;
 
 /// Every container gets these where they are there: they stop, count and kill, and `update` can set limits later.
-const ALWAYS: [Controller; 5] =
-    [Controller::Devices, Controller::Pids, Controller::Memory, Controller::Cpu, Controller::Freezer];
+const ALWAYS: [Controller; 6] = [
+    Controller::Devices,
+    Controller::Pids,
+    Controller::Memory,
+    Controller::Cpu,
+    Controller::Cpuacct,
+    Controller::Freezer,
+];
 /// How long the processes of a cgroup may take to freeze or to die.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -240,55 +250,6 @@ impl Cgroup {
         folder.read(file).map(|text| text.trim_end() == on).map_err(freezer.io("read the state of cgroup"))
     }
 
-    /// Changes the limits that `resources` names, and the device rules if it has any; all others stay.
-    ///
-    /// A limit whose controller this cgroup was made without is an error. If one fails, those before it are in force.
-    pub fn set(&self, resources: &LinuxResources) -> Result<()> {
-        let folders: Vec<Folder> = self.paths.iter().map(CgroupPath::open).collect::<Result<_>>()?;
-        let unified = self.paths.iter().position(CgroupPath::is_unified);
-        let enabled = match unified {
-            Some(at) => words(&folders[at], "cgroup.controllers")
-                .map_err(self.paths[at].io("read the controllers of cgroup"))?,
-            None => Vec::new(),
-        };
-        let only_v2 = self.paths.iter().all(CgroupPath::is_unified);
-        let home = |controller: Controller| {
-            if self.paths.iter().any(|p| p.has(controller)) {
-                return Home::V1;
-            }
-            match controller.v2_name() {
-                Some(name) if enabled.iter().any(|e| e == name) => Home::V2,
-                None if only_v2 && controller == Controller::Devices => Home::V2,
-                _ => Home::Nowhere,
-            }
-        };
-        let current = |file: &str| match unified {
-            Some(at) => folders[at].read(file),
-            None => Err(io::ErrorKind::NotFound.into()),
-        };
-        let plan = limits::plan(resources, &home, &current)?;
-        if let (Some(memory), Some(at)) = (resources.memory(), unified)
-            && memory.check_before_update() == Some(true)
-            && home(Controller::Memory) == Home::V2
-        {
-            check_usage(&folders[at], memory.limit())?;
-        }
-        self.apply(&plan, &folders)?;
-        let Some(rules) = resources.devices() else {
-            return Ok(());
-        };
-        let devices = Devices::new(rules)?;
-        for (place, folder) in self.paths.iter().zip(&folders) {
-            if place.has(Controller::Devices) {
-                let list = folder.read("devices.list").map_err(place.io("read the devices of cgroup"))?;
-                write_devices(folder, &devices.v1()?.lines_from(&list))?;
-            } else if place.is_unified() && only_v2 {
-                replace_filter(&devices, folder).map_err(place.io("attach a device filter to cgroup"))?;
-            }
-        }
-        Ok(())
-    }
-
     fn apply(&self, plan: &Plan, folders: &[Folder]) -> Result<()> {
         let places = || self.paths.iter().zip(folders);
         let v1 = |setting: &Setting| places().find(|(p, _)| p.has(setting.controller)).map(|(_, folder)| folder);
@@ -296,10 +257,7 @@ impl Cgroup {
         let Some((_, unified)) = places().find(|(p, _)| p.is_unified()) else {
             return match plan.v2.first() {
                 None => Ok(()),
-                Some(setting) => Err(Error::UnsupportedField {
-                    field: setting.field.to_string(),
-                    reason: "this container has no cgroup of version 2".to_owned(),
-                }),
+                Some(setting) => Err(update::no_unified(setting)),
             };
         };
         limits::apply(plan.v2.iter().map(|s| (s, unified)))
@@ -445,22 +403,6 @@ impl Cgroup {
         sent
     }
 
-    /// How many processes the kernel killed for want of memory, in the cgroup and, on version 2, below it. 0 where nothing counts.
-    pub fn oom_kills(&self) -> Result<u64> {
-        let legacy = self.paths.iter().find(|p| p.has(Controller::Memory)).map(|p| (p, "memory.oom_control"));
-        let unified = || self.paths.iter().find(|p| p.is_unified()).map(|p| (p, "memory.events"));
-        let Some((place, file)) = legacy.or_else(unified) else {
-            return Ok(0);
-        };
-        let text = match Folder::open_if_there(&place.path).and_then(|f| f.map(|f| f.read(file)).transpose()) {
-            Ok(text) => text.unwrap_or_default(),
-            // The memory controller is not enabled here.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => String::new(),
-            Err(e) => return Err(place.io("read the events of cgroup")(e)),
-        };
-        Ok(text.lines().find_map(|l| l.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0))
-    }
-
     /// Removes the cgroup and those below it; absent is fine, parents stay.
     ///
     /// One that is busy is tried again for two seconds, since an exiting process holds its cgroup a little longer than it is listed;
@@ -525,29 +467,10 @@ fn attach_filter(devices: &Devices, folder: &Folder) -> io::Result<()> {
     bpf::attach_device_filter(cgroup.as_fd(), &program).map_err(io::Error::from_raw_os_error)
 }
 
-/// Attaches the new filter, then detaches the old ones: meanwhile both have to agree.
-fn replace_filter(devices: &Devices, folder: &Folder) -> io::Result<()> {
-    let cgroup = readable(folder)?;
-    let cgroup = cgroup.as_fd();
-    let old = bpf::device_filters(cgroup).map_err(io::Error::from_raw_os_error)?;
-    if !devices.is_everything() {
-        attach_filter(devices, folder)?;
-    }
-    old.iter().try_for_each(|program| bpf::detach_device_filter(cgroup, program).map_err(io::Error::from_raw_os_error))
-}
-
 /// bpf(2) refuses an O_PATH descriptor.
 fn readable(folder: &Folder) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(folder.fd(), ".", flags, Permissions::empty())?)
-}
-
-fn check_usage(folder: &Folder, limit: Option<i64>) -> Result<()> {
-    let usage = folder.read("memory.current").ok().and_then(|text| text.trim().parse::<i64>().ok());
-    match (v1::set(limit), usage) {
-        (Some(limit), Some(usage)) if limit >= 0 && limit <= usage => Err(Error::MemoryInUse { limit, usage }),
-        _ => Ok(()),
-    }
 }
 
 /// Sends a signal; a process that has ended meanwhile is fine.

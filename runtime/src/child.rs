@@ -189,7 +189,7 @@ impl Child<'_> {
                 wait(socket)?;
             }
             Step::Pivot => mount::pivot(made.root)?,
-            Step::Chroot => mount::chroot(made.root)?,
+            Step::Chroot { elsewhere } => mount::chroot(made.root, *elsewhere)?,
             Step::RootPropagation(kind) => mount::propagate(made.root, *kind)?,
             Step::Directory(target) => file::close(mount::directory(resolver, made.root, target)?),
             Step::Readonly(target) => mount::readonly(Way::new(features, made.proc), resolver, made.root, target)?,

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::plan::{Host, Plan, Slot, limits};
@@ -18,7 +18,7 @@ use crate::sys::mount::Depth;
 use crate::sys::{self, process};
 use crate::{
     Bundle, ContainerId, CreateOptions, Created, DeleteMode, Error, ExecOptions, Features, KillTarget, Result, Root,
-    Runtime, State, Status, Stdio,
+    Runtime, State, Stats, Status, Stdio,
 };
 use hook::Hooks;
 use launch::{Event, Launch, Waiting};
@@ -342,6 +342,20 @@ impl Runtime for Native {
 
     fn exec(&self, id: &ContainerId, process: &Process, options: &ExecOptions<'_>) -> Result<Created> {
         self.add(id, process, options)
+    }
+
+    fn update(&self, id: &ContainerId, resources: &LinuxResources) -> Result<()> {
+        let (folder, record) = self.locked(id)?;
+        let status = folder.status(&record);
+        match (status, record.cgroup()) {
+            (Status::Created | Status::Running | Status::Paused, Some(cgroup)) => cgroup.set(resources),
+            _ => Err(Error::WrongStatus { id: id.clone(), operation: "update", status }),
+        }
+    }
+
+    fn stats(&self, id: &ContainerId) -> Result<Stats> {
+        let record = Folder::open(&self.state_root, id)?.load()?;
+        record.cgroup().map_or_else(|| Ok(Stats::default()), |cgroup| cgroup.stats())
     }
 
     fn processes(&self, id: &ContainerId) -> Result<Vec<i32>> {

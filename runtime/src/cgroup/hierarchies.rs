@@ -17,6 +17,7 @@ const USUAL_ROOT: &str = "/sys/fs/cgroup";
 pub(crate) enum Controller {
     Blkio,
     Cpu,
+    Cpuacct,
     Cpuset,
     Devices,
     Freezer,
@@ -30,9 +31,10 @@ pub(crate) enum Controller {
 }
 
 impl Controller {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Blkio,
         Self::Cpu,
+        Self::Cpuacct,
         Self::Cpuset,
         Self::Devices,
         Self::Freezer,
@@ -50,6 +52,7 @@ impl Controller {
         match self {
             Self::Blkio => "blkio",
             Self::Cpu => "cpu",
+            Self::Cpuacct => "cpuacct",
             Self::Cpuset => "cpuset",
             Self::Devices => "devices",
             Self::Freezer => "freezer",
@@ -64,11 +67,12 @@ impl Controller {
     }
 
     /// The name in `cgroup.controllers`. `None` where version 2 has no such controller: devices are
-    /// an eBPF program there, the freezer is part of every cgroup, the network ones are gone.
+    /// an eBPF program there, the freezer and the counting of processor time are part of every cgroup, the network
+    /// ones are gone.
     pub(crate) fn v2_name(self) -> Option<&'static str> {
         match self {
             Self::Blkio => Some("io"),
-            Self::Devices | Self::Freezer | Self::NetCls | Self::NetPrio => None,
+            Self::Cpuacct | Self::Devices | Self::Freezer | Self::NetCls | Self::NetPrio => None,
             other => Some(other.v1_name()),
         }
     }
@@ -388,7 +392,7 @@ mod tests {
         assert_eq!(
             found,
             [
-                (&[Controller::Cpu][..], Path::new("/sys/fs/cgroup/cpu,cpuacct")),
+                (&[Controller::Cpu, Controller::Cpuacct][..], Path::new("/sys/fs/cgroup/cpu,cpuacct")),
                 (&[Controller::Memory][..], Path::new("/sys/fs/cgroup/memory")),
             ]
         );

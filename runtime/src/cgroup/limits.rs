@@ -100,7 +100,7 @@ pub(super) fn plan(
         Ok(())
     };
     if let Some(memory) = resources.memory() {
-        add(Memory, Part { v1: &|| v1::memory(memory), v2: &|| v2::memory(memory) })?;
+        add(Memory, Part { v1: &|| v1::memory(memory), v2: &|| v2::memory(memory, current) })?;
     }
     if let Some(cpu) = resources.cpu() {
         add(Cpu, Part { v1: &|| v1::cpu(cpu), v2: &|| v2::cpu(cpu, current) })?;
@@ -153,6 +153,59 @@ pub(super) fn apply<'a>(settings: impl Iterator<Item = (&'a Setting, &'a Folder)
     Ok(())
 }
 
+/// A file that was written, and how to put it back.
+#[derive(Debug)]
+pub(super) struct Change<'a> {
+    folder: &'a Folder,
+    file: &'a str,
+    before: String,
+}
+
+/// As [`apply`], in a cgroup that is in use: what was there before goes to `changes`, also if it fails.
+pub(super) fn change<'a>(
+    settings: impl Iterator<Item = (&'a Setting, &'a Folder)> + Clone,
+    changes: &mut Vec<Change<'a>>,
+) -> Result<()> {
+    for (setting, folder) in settings.clone() {
+        let files = std::iter::once(&*setting.file).chain(setting.otherwise);
+        // What cannot be read cannot be put back; the attempt to write tells what is wrong with it.
+        let found = files.into_iter().find_map(|file| Some((file, folder.read(file).ok()?)));
+        changes.extend(found.map(|(file, text)| Change { folder, file, before: before(file, &setting.value, &text) }));
+    }
+    apply(settings)
+}
+
+/// Puts back what was changed, the last one first. Pairs that constrain each other are tried twice, as when they were written.
+pub(super) fn undo(changes: &[Change<'_>]) {
+    let refused = changes.iter().rev().filter(|change| change.folder.write(change.file, &change.before).is_err());
+    for change in refused.collect::<Vec<_>>() {
+        let _ = change.folder.write(change.file, &change.before);
+    }
+}
+
+/// What to write so that a file is as its text says, where `value` is about to be written.
+fn before(file: &str, value: &str, text: &str) -> String {
+    let first = |line: &str| line.split_whitespace().next().unwrap_or_default().to_owned();
+    // Some files have a line for each device, and are written a line at a time.
+    let keyed = value.split_once(' ').map(|(key, _)| key).filter(|key| key.contains(':') || *key == "default");
+    if let Some(key) = keyed {
+        let there = text.lines().find(|line| first(line) == key);
+        let none = match file {
+            "io.max" => "rbps=max wbps=max riops=max wiops=max",
+            "io.weight" => "default",
+            _ => "0",
+        };
+        return there.map_or_else(|| format!("{key} {none}"), |line| line.trim().to_owned());
+    }
+    if file == "memory.oom_control" {
+        let disabled = text.lines().find_map(|line| line.strip_prefix("oom_kill_disable "));
+        return disabled.unwrap_or("0").to_owned();
+    }
+    // An empty write would not reach the kernel; a line break empties a list.
+    let text = text.trim();
+    if text.is_empty() { "\n".to_owned() } else { text.to_owned() }
+}
+
 fn write(setting: &Setting, folder: &Folder) -> io::Result<()> {
     let mut done = folder.write(&setting.file, &setting.value);
     if let (Err(e), Some(otherwise)) = (&done, setting.otherwise)
@@ -175,4 +228,26 @@ fn failed(setting: &Setting, folder: &Folder, source: io::Error) -> Error {
         };
     }
     Error::Limit { field: setting.field.to_string(), value: setting.value.clone(), path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::before;
+
+    #[test]
+    fn what_was_there_is_put_back_as_it_is_written() {
+        for (file, value, text, want) in [
+            ("memory.max", "5", "max\n", "max"),
+            ("cpu.max", "5", "max 100000\n", "max 100000"),
+            ("cpuset.cpus", "0", "\n", "\n"),
+            ("io.max", "8:0 rbps=5", "8:16 rbps=1\n8:0 rbps=7 wbps=max\n", "8:0 rbps=7 wbps=max"),
+            ("io.max", "8:0 rbps=5", "", "8:0 rbps=max wbps=max riops=max wiops=max"),
+            ("io.weight", "default 9", "default 100\n8:0 50\n", "default 100"),
+            ("io.weight", "8:0 9", "default 100\n", "8:0 default"),
+            ("blkio.throttle.read_bps_device", "8:0 9", "", "8:0 0"),
+            ("memory.oom_control", "1", "oom_kill_disable 0\nunder_oom 0\n", "0"),
+        ] {
+            assert_eq!(before(file, value, text), want, "{file} {value}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use super::limits::{Current, Setting};
 use super::v1::{self, set};
 use crate::error::{Error, Result};
 
-pub(super) fn memory(memory: &LinuxMemory) -> Result<Vec<Setting>> {
+pub(super) fn memory(memory: &LinuxMemory, current: Current<'_>) -> Result<Vec<Setting>> {
     v1::check_swap(memory)?;
     v1::refuse_kernel_memory(memory)?;
     if set(memory.kernel_tcp()).is_some_and(|v| v != -1) {
@@ -33,11 +33,16 @@ pub(super) fn memory(memory: &LinuxMemory) -> Result<Vec<Setting>> {
     let swap = match (set(memory.swap()), limit) {
         (Some(-1), _) | (None, Some(-1)) => Some("max".to_owned()),
         (Some(swap), Some(limit)) => Some((swap - limit).to_string()),
-        (Some(_), None) => {
-            return Err(Error::InvalidSpec {
-                field: "linux.resources.memory.swap".to_owned(),
-                reason: "it needs memory.limit, since version 2 limits swap by itself".to_owned(),
-            });
+        (Some(swap), None) => {
+            let invalid = |reason: String| Error::InvalidSpec { field: "linux.resources.memory.swap".to_owned(), reason };
+            let limit = current("memory.max").ok().and_then(|text| text.trim().parse::<i64>().ok());
+            let limit = limit.ok_or_else(|| {
+                invalid("it needs memory.limit, since version 2 limits swap by itself".to_owned())
+            })?;
+            if swap < limit {
+                return Err(invalid(format!("{swap} is below memory.limit, {limit}; it counts memory and swap together")));
+            }
+            Some((swap - limit).to_string())
         }
         (None, _) => None,
     };
@@ -210,7 +215,9 @@ mod tests {
     fn plan(value: &Value) -> Result<Vec<Setting>> {
         let resources: LinuxResources = serde_json::from_value(value.clone()).expect("resources");
         let home = |c: Controller| if c.v2_name().is_some() { Home::V2 } else { Home::Nowhere };
-        let plan = limits::plan(&resources, &home, &|_| Ok("12345 100000\n".to_owned()))?;
+        let plan = limits::plan(&resources, &home, &|file| {
+            Ok(if file == "memory.max" { "300\n".to_owned() } else { "12345 100000\n".to_owned() })
+        })?;
         assert_eq!(plan.v1, []);
         Ok(plan.v2)
     }
@@ -224,6 +231,8 @@ mod tests {
             (json!({ "memory": { "limit": 100, "swap": 100 } }), &[("memory.max", "100"), ("memory.swap.max", "0")]),
             (json!({ "memory": { "limit": 100, "swap": -1 } }), &[("memory.max", "100"), ("memory.swap.max", "max")]),
             (json!({ "memory": { "limit": 0, "reservation": 7 } }), &[("memory.low", "7")]),
+            // Swap alone starts from the limit that is there.
+            (json!({ "memory": { "swap": 500 } }), &[("memory.swap.max", "200")]),
             (json!({ "memory": { "disableOOMKiller": false, "useHierarchy": true, "kernelTCP": -1 } }), &[]),
             (json!({ "cpu": { "shares": 1024 } }), &[("cpu.weight", "100")]),
             (json!({ "cpu": { "quota": 50000, "period": 100_000 } }), &[("cpu.max", "50000 100000")]),

@@ -322,10 +322,12 @@ pub(super) fn pivot(root: i32) -> Result<(), Failure> {
 }
 
 /// The same where the host runs from a ramdisk that cannot be pivoted.
-pub(super) fn chroot(root: i32) -> Result<(), Failure> {
+pub(super) fn chroot(root: i32, elsewhere: bool) -> Result<(), Failure> {
     file::fchdir(root)?;
-    sys::mount(Some(c"."), c"/", None, libc::MS_MOVE, None).map_err(Part::Attach.of())?;
-    file::fchdir(root)?;
+    if elsewhere {
+        sys::mount(Some(c"."), c"/", None, libc::MS_MOVE, None).map_err(Part::Attach.of())?;
+        file::fchdir(root)?;
+    }
     file::chroot(c".")?;
     file::fchdir(root)?;
     Ok(())

@@ -40,6 +40,7 @@ impl Planner<'_> {
             Some(path) if hooked => c_path(path, "root.path")?,
             _ => c"/".to_owned(),
         };
+        let elsewhere = at.as_c_str() != c"/";
         self.steps.push(Step::AttachRoot { at });
         let mut deferred = Vec::new();
         let mounts = self.spec.mounts().as_deref().unwrap_or_default();
@@ -55,7 +56,7 @@ impl Planner<'_> {
         }
         self.steps.push(match self.host.root_switch {
             RootSwitch::Pivot => Step::Pivot,
-            RootSwitch::Chroot => Step::Chroot,
+            RootSwitch::Chroot => Step::Chroot { elsewhere },
         });
         // Slave is what it is from the start.
         if let Some(propagation) = root_propagation.filter(|kind| *kind != libc::MS_SLAVE) {

@@ -56,8 +56,8 @@ pub(crate) enum Step {
     Hooks,
     /// Switches the root by `pivot_root`.
     Pivot,
-    /// Switches the root by moving the mount.
-    Chroot,
+    /// Switches the root by moving the mount to `/`, if it was attached `elsewhere`.
+    Chroot { elsewhere: bool },
     /// The propagation of the root.
     RootPropagation(u64),
     /// Makes a folder, if there is nothing.
@@ -168,7 +168,7 @@ impl fmt::Display for Step {
             Self::OpenRoot => f.write_str("open the root"),
             Self::Console { .. } => f.write_str("make the terminal"),
             Self::Hooks => f.write_str("wait for the hooks"),
-            Self::Pivot | Self::Chroot => f.write_str("switch to the root"),
+            Self::Pivot | Self::Chroot { .. } => f.write_str("switch to the root"),
             Self::RootPropagation(_) => f.write_str("linux.rootfsPropagation: set"),
             Self::Directory(target) => write!(f, "make the folder {}", target.show()),
             Self::Readonly(target) => write!(f, "make {} read-only", target.show()),

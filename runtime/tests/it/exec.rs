@@ -323,7 +323,7 @@ fn user_namespace() -> Outcome {
     }
     let first = sandbox.running()?;
     let mut process = Sandbox::process(
-        "id -u; id -g; grep -E 'CapEff|Groups' /proc/self/status; cat /proc/self/oom_score_adj; ulimit -n; touch /dev/shm/x && stat -c %u /dev/shm/x; readlink /proc/self/ns/user",
+        "id -u; id -g; grep -E 'CapEff|Groups' /proc/self/status; cat /proc/self/oom_score_adj; ulimit -n; f=/dev/shm/$(id -u); touch $f && stat -c %u $f; readlink /proc/self/ns/user",
     );
     process["oomScoreAdj"] = json!(12);
     let user = fs::read_link(format!("/proc/{}/ns/user", first.pid))?;

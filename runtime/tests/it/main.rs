@@ -14,6 +14,7 @@ mod native;
 mod sandbox;
 mod seccomp;
 mod thread;
+mod usage;
 
 fn main() {
     let trials = [
@@ -26,6 +27,7 @@ fn main() {
         native::trials(),
         seccomp::trials(),
         thread::trials(),
+        usage::trials(),
     ]
     .into_iter()
     .flatten()

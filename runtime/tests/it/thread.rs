@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
-use estiba_runtime::ExitStatus;
+use estiba_runtime::{ExitStatus, Runtime};
 use libtest_mimic::Trial;
 use serde_json::json;
 
@@ -112,6 +112,23 @@ fn no_allocation() -> Outcome {
         let ended = sandbox.run_from(&bundle);
         OWNER.set(0);
         same(ended.map_err(|error| chain(&error))?.status, ExitStatus::Exited(0))?;
+
+        sandbox.script("exec sleep 1000");
+        let (first, _out, _err) = sandbox.create()?;
+        sandbox.native.start(&sandbox.id)?;
+        let mut added = Sandbox::process("true");
+        added["oomScoreAdj"] = json!(6);
+        let mut missing = added.clone();
+        missing["args"] = json!(["nothing"]);
+        let mut nowhere = added.clone();
+        nowhere["cwd"] = json!("/nowhere");
+        for (process, code) in [(&added, Ok(ExitStatus::Exited(0))), (&missing, Err(127)), (&nowhere, Err(125))] {
+            OWNER.set(std::process::id());
+            let ended = sandbox.exec(process);
+            OWNER.set(0);
+            same(ended.map(|ended| ended.status).map_err(|error| error.exit_code()), code)?;
+        }
+        sandbox.stop(&first)?;
 
         let user = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
         let mut mapped = sandbox.spec.clone();
