@@ -6,12 +6,16 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use estiba_runtime::Stats;
+use estiba_runtime::oci_spec::runtime::{LinuxResources, Process};
+
 use crate::codec::{self, Decoder};
 use crate::daemon::{LOG, SOCKET, open_folder, short_path};
 use crate::error::{Error, Result};
 use crate::proto::{
-    Call, CloseIoRequest, ConnectRequest, ConnectResponse, CreateTaskRequest, DeleteRequest, DeleteResponse,
-    KillRequest, PidsRequest, ResizePtyRequest, ShutdownRequest, StartRequest, StateRequest, StateResponse,
+    Any, AttachRequest, Call, CloseIoRequest, ConnectRequest, ConnectResponse, CreateTaskRequest, DeleteRequest,
+    DeleteResponse, DetachRequest, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, ResizePtyRequest,
+    ResumeRequest, ShutdownRequest, StartRequest, StateRequest, StateResponse, StatsRequest, UpdateTaskRequest,
     WaitRequest, WaitResponse,
 };
 
@@ -139,6 +143,91 @@ impl Client {
     /// The state of the container.
     pub fn state(&mut self) -> Result<StateResponse> {
         self.call(&StateRequest { id: self.id.clone(), ..StateRequest::default() })
+    }
+
+    /// Stops every process of the container where it stands.
+    pub fn pause(&mut self) -> Result<()> {
+        self.call(&PauseRequest { id: self.id.clone() }).map(drop)
+    }
+
+    /// Undoes [`pause`](Self::pause).
+    pub fn resume(&mut self) -> Result<()> {
+        self.call(&ResumeRequest { id: self.id.clone() }).map(drop)
+    }
+
+    /// Changes the limits of the container. What `resources` does not name stays as it is.
+    pub fn update(&mut self, resources: &LinuxResources) -> Result<()> {
+        let resources = Some(Any::pack_spec("LinuxResources", resources)?);
+        self.call(&UpdateTaskRequest { id: self.id.clone(), resources, ..UpdateTaskRequest::default() }).map(drop)
+    }
+
+    /// What the container uses.
+    pub fn stats(&mut self) -> Result<Stats> {
+        self.call(&StatsRequest { id: self.id.clone() })?.to_stats()
+    }
+
+    /// Connects to the standard streams of the process that `request` names, whose `id` is filled in if it is empty. Returns the
+    /// attachment's number. Only our own shim can do it.
+    pub fn attach(&mut self, mut request: AttachRequest) -> Result<u64> {
+        if request.id.is_empty() {
+            request.id.clone_from(&self.id);
+        }
+        Ok(self.call(&request)?.attachment)
+    }
+
+    /// Disconnects from the standard streams of a process; `exec_id` is empty for the first.
+    pub fn detach(&mut self, exec_id: &str, attachment: u64) -> Result<()> {
+        self.call(&DetachRequest { id: self.id.clone(), exec_id: exec_id.to_owned(), attachment }).map(drop)
+    }
+
+    /// Adds a process to the container, which waits for [`start_exec`](Self::start_exec). `request` says its name and streams; its
+    /// `id` is filled in if it is empty, and `terminal` and `spec` are those of `process`.
+    ///
+    /// A process that is not started is forgotten when this client leaves.
+    pub fn exec(&mut self, mut request: ExecProcessRequest, process: &Process) -> Result<()> {
+        if request.id.is_empty() {
+            request.id.clone_from(&self.id);
+        }
+        request.terminal = process.terminal().unwrap_or(false);
+        request.spec = Some(Any::pack_spec("Process", process)?);
+        self.call(&request).map(drop)
+    }
+
+    /// Starts a process that was added. Returns its pid. If that fails, the process is forgotten.
+    pub fn start_exec(&mut self, exec_id: &str) -> Result<u32> {
+        Ok(self.call(&StartRequest { id: self.id.clone(), exec_id: exec_id.to_owned() })?.pid)
+    }
+
+    /// Waits until a process that was added has ended.
+    pub fn wait_exec(&mut self, exec_id: &str) -> Result<WaitResponse> {
+        self.call(&WaitRequest { id: self.id.clone(), exec_id: exec_id.to_owned() })
+    }
+
+    /// The state of a process that was added.
+    pub fn state_exec(&mut self, exec_id: &str) -> Result<StateResponse> {
+        self.call(&StateRequest { id: self.id.clone(), exec_id: exec_id.to_owned() })
+    }
+
+    /// Sends a signal to a process that was added.
+    pub fn kill_exec(&mut self, exec_id: &str, signal: u32) -> Result<()> {
+        let exec_id = exec_id.to_owned();
+        self.call(&KillRequest { id: self.id.clone(), exec_id, signal, all: false }).map(drop)
+    }
+
+    /// Tells the terminal of a process that was added its size.
+    pub fn resize_exec(&mut self, exec_id: &str, columns: u16, rows: u16) -> Result<()> {
+        let (width, height) = (columns.into(), rows.into());
+        self.call(&ResizePtyRequest { id: self.id.clone(), exec_id: exec_id.to_owned(), width, height }).map(drop)
+    }
+
+    /// Closes the standard input of a process that was added, once it has been given what was written so far.
+    pub fn close_exec_stdin(&mut self, exec_id: &str) -> Result<()> {
+        self.call(&CloseIoRequest { id: self.id.clone(), exec_id: exec_id.to_owned(), stdin: true }).map(drop)
+    }
+
+    /// Forgets a process that was added, which has ended or was never started.
+    pub fn delete_exec(&mut self, exec_id: &str) -> Result<DeleteResponse> {
+        self.call(&DeleteRequest { id: self.id.clone(), exec_id: exec_id.to_owned() })
     }
 
     /// The processes of the container.

@@ -157,7 +157,7 @@ pub fn encode_frame(out: &mut Vec<u8>, stream: u32, kind: Kind, data: &[u8]) -> 
 /// [`Error::Frame`] if the message is longer than [`MAX_DATA`].
 pub fn encode_request<C: Call>(out: &mut Vec<u8>, stream: u32, call: &C) -> Result<()> {
     let request = proto::Request {
-        service: proto::TASK_SERVICE.to_owned(),
+        service: C::SERVICE.to_owned(),
         method: C::METHOD.to_owned(),
         payload: call.encode_to_vec(),
         ..proto::Request::default()

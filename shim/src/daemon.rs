@@ -17,6 +17,7 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::arguments::Arguments;
 use crate::error::{Error, Result, chain};
+use crate::runtimes::Runtimes;
 use crate::server::{Ending, Server};
 use crate::sys;
 use crate::task::Task;
@@ -44,9 +45,14 @@ pub const LOG: &str = "shim.log";
 /// estiba_shim::reexec();
 /// ```
 pub fn reexec() {
+    reexec_with(&Runtimes::default());
+}
+
+/// As [`reexec`], with runtimes of the program's own.
+pub fn reexec_with(runtimes: &Runtimes) {
     let mut arguments = std::env::args_os();
     if arguments.next().is_some_and(|name| name == REEXEC_NAME) {
-        serve_from_args(arguments);
+        serve_with(arguments, runtimes);
     }
 }
 
@@ -56,19 +62,24 @@ pub fn reexec() {
 /// Standard input is the listening socket, the working directory the bundle's folder, and standard error the log, as
 /// [`Launch`](crate::Launch) sets them up. Call it first in `main`: every other descriptor is closed.
 pub fn serve_from_args(arguments: impl IntoIterator<Item = OsString>) -> ! {
+    serve_with(arguments, &Runtimes::default())
+}
+
+/// As [`serve_from_args`], with runtimes of the program's own.
+pub fn serve_with(arguments: impl IntoIterator<Item = OsString>, runtimes: &Runtimes) -> ! {
     sys::close_from(3);
     sys::reset_signals();
-    let Err(error) = serve(arguments);
+    let Err(error) = serve(arguments, runtimes);
     log(&chain(&error));
     std::process::exit(1)
 }
 
-/// Says something to the log. A log that cannot be written is no reason to stop.
-pub(crate) fn log(line: &str) {
-    let _ = writeln!(io::stderr(), "estiba-shim: {line}");
+/// Says something to the log. A log that cannot be written is no reason to stop. Returns whether it is there.
+pub(crate) fn log(line: &str) -> bool {
+    writeln!(io::stderr(), "estiba-shim: {line}").is_ok()
 }
 
-fn serve(arguments: impl IntoIterator<Item = OsString>) -> Result<Infallible> {
+fn serve(arguments: impl IntoIterator<Item = OsString>, runtimes: &Runtimes) -> Result<Infallible> {
     let arguments = Arguments::parse(arguments)?;
     let folder = std::env::current_dir().map_err(|error| Error::system("find the working directory", error))?;
     let listener = listener()?;
@@ -80,7 +91,7 @@ fn serve(arguments: impl IntoIterator<Item = OsString>) -> Result<Infallible> {
     nix::sys::prctl::set_child_subreaper(true).map_err(|error| Error::system("become a subreaper", error))?;
     umask(Mode::from_bits_truncate(0o022));
     let wake = sys::watch_children().map_err(|error| Error::system("watch children", error))?;
-    let mut server = Server::new(listener, wake, Task::new(arguments, folder));
+    let mut server = Server::new(listener, wake, Task::new(arguments, folder, runtimes.clone()));
     let ending = server.run()?;
     leave(server, ending, lock)
 }

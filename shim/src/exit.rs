@@ -4,12 +4,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use estiba_runtime::ExitStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::moment::rfc3339;
 
 /// The most that [`ExitRecord::read`] reads.
 const MAX: u64 = 64 << 10;
@@ -81,8 +82,12 @@ impl ExitRecord {
             .mode(0o600)
             .open(beside)
             .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_data()));
-        written.map_err(|error| Error::file("write", beside, error))?;
-        fs::rename(beside, path).map_err(|error| Error::file("rename to", path, error))
+        let written = written.map_err(|error| Error::file("write", beside, error));
+        let renamed =
+            written.and_then(|()| fs::rename(beside, path).map_err(|error| Error::file("rename to", path, error)));
+        renamed.inspect_err(|_| {
+            let _ = fs::remove_file(beside);
+        })
     }
 }
 
@@ -95,47 +100,9 @@ pub(crate) fn start_time(pid: i32) -> u64 {
     fields.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
 }
 
-/// A moment in RFC 3339, in UTC, with nanoseconds.
-fn rfc3339(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since.subsec_nanos())
-}
-
-/// Year, month and day of a number of days since 1970 in the Gregorian calendar.
-fn civil(days: u64) -> (u64, u64, u64) {
-    // Counted from March of the year 0, so that the leap day comes last: 400 years have 146,097 days.
-    let days = days + 719_468;
-    let era = days / 146_097;
-    let day_of_era = days % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn moments() {
-        let cases = [
-            (0, 0, "1970-01-01T00:00:00.000000000Z"),
-            (951_782_400, 1, "2000-02-29T00:00:00.000000001Z"),
-            (1_709_251_199, 999_999_999, "2024-02-29T23:59:59.999999999Z"),
-            (4_107_542_400, 0, "2100-03-01T00:00:00.000000000Z"),
-            (1_795_470_306, 5, "2026-11-23T21:45:06.000000005Z"),
-        ];
-        for (seconds, nanos, expected) in cases {
-            assert_eq!(rfc3339(UNIX_EPOCH + Duration::new(seconds, nanos)), expected);
-        }
-    }
 
     #[test]
     fn written_is_read_and_the_old_one_replaced() {

@@ -1,4 +1,4 @@
-//! The container's first process, with its standard streams and what became of it.
+//! A process of the container, with its standard streams and what became of it.
 
 use std::fs::File;
 use std::io;
@@ -10,9 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::{Error, Result};
 use crate::exit;
-use crate::proto::CreateTaskRequest;
-use crate::pump::{Input, Output};
-use crate::stdio::{self, Sink, Stdio};
+use crate::streams::{Ends, Streams, ours};
 
 /// How long the end of output is waited for once the process is gone and nothing more comes: another process may hold the
 /// container's pipe open.
@@ -20,57 +18,6 @@ pub(crate) const QUIET: Duration = Duration::from_secs(1);
 
 /// How long a reader may hold up the news of the end without taking a byte, and how long output may go on after it.
 pub(crate) const STALL: Duration = Duration::from_secs(10);
-
-/// The standard streams of a container that is being created.
-#[derive(Debug)]
-pub(crate) enum Streams {
-    /// Pipes or `/dev/null`: the container's ends, and ours.
-    Pipes { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd, outputs: Vec<Output>, input: Option<Input> },
-    /// A terminal, which the runtime makes.
-    Terminal { sink: Sink, source: Option<File> },
-}
-
-impl Streams {
-    /// Opens what a request names.
-    pub(crate) fn open(request: &CreateTaskRequest) -> Result<Self> {
-        let [stdin, stdout, stderr] = [&request.stdin, &request.stdout, &request.stderr];
-        let source = stdio::open_source(&stdin.parse()?)?;
-        let stdout: Stdio = stdout.parse()?;
-        if request.terminal {
-            return Ok(Self::Terminal { sink: Sink::open(&stdout)?, source });
-        }
-        let mut outputs = Vec::new();
-        let mut output = |place: &Stdio| -> Result<OwnedFd> {
-            if *place == Stdio::Null {
-                return null();
-            }
-            let sink = Sink::open(place)?;
-            let (reader, writer) = pipe()?;
-            outputs.push(Output::new(ours(reader)?, sink));
-            Ok(writer)
-        };
-        let stdout = output(&stdout)?;
-        let stderr = output(&stderr.parse()?)?;
-        let (stdin, input) = match source {
-            None => (null()?, None),
-            Some(source) => {
-                let (reader, writer) = pipe()?;
-                (reader, Some(Input::to_pipe(source, ours(writer)?)))
-            }
-        };
-        Ok(Self::Pipes { stdin, stdout, stderr, outputs, input })
-    }
-
-    /// As the runtime takes them.
-    pub(crate) fn for_runtime(&self) -> estiba_runtime::Stdio<'_> {
-        match self {
-            Self::Terminal { .. } => estiba_runtime::Stdio::Terminal,
-            Self::Pipes { stdin, stdout, stderr, .. } => {
-                estiba_runtime::Stdio::Fds { stdin: stdin.as_fd(), stdout: stdout.as_fd(), stderr: stderr.as_fd() }
-            }
-        }
-    }
-}
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug)]
@@ -88,32 +35,39 @@ impl Ended {
     }
 }
 
-/// The container's first process.
+/// A process of the container: its first, or one that was added.
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) pid: i32,
     pub(crate) start_time: u64,
     pidfd: OwnedFd,
     console: Option<File>,
-    pub(crate) outputs: Vec<Output>,
-    pub(crate) input: Option<Input>,
+    pub(crate) streams: Streams,
     pub(crate) ended: Option<Ended>,
 }
 
 impl Process {
-    pub(crate) fn new(created: Created, streams: Streams) -> Result<Self> {
-        let (outputs, input, console) = match streams {
-            Streams::Pipes { outputs, input, .. } => (outputs, input, None),
-            Streams::Terminal { sink, source } => {
-                let missing = || Error::system("take over the terminal", io::Error::from(io::ErrorKind::NotFound));
-                let console = ours(created.console.ok_or_else(missing)?)?;
-                let another = || console.try_clone().map_err(|error| Error::system("duplicate the terminal", error));
-                let input = source.map(|source| Ok::<_, Error>(Input::to_terminal(source, another()?))).transpose()?;
-                (vec![Output::new(another()?, sink)], input, Some(console))
+    pub(crate) fn new(created: Created, mut streams: Streams, ends: &Ends) -> Result<Self> {
+        let mut console = None;
+        if matches!(ends, Ends::Terminal) {
+            let missing = || Error::system("take over the terminal", io::Error::from(io::ErrorKind::NotFound));
+            let terminal = ours(created.console.ok_or_else(missing)?)?;
+            let another = || terminal.try_clone().map_err(|error| Error::system("duplicate the terminal", error));
+            if let Some(input) = &mut streams.input {
+                input.connect_terminal(another()?);
             }
-        };
+            for output in &mut streams.outputs {
+                output.connect(another()?);
+            }
+            console = Some(terminal);
+        }
         let start_time = exit::start_time(created.pid);
-        Ok(Self { pid: created.pid, start_time, pidfd: created.pidfd, console, outputs, input, ended: None })
+        Ok(Self { pid: created.pid, start_time, pidfd: created.pidfd, console, streams, ended: None })
+    }
+
+    /// Sends a signal to this very process, whoever may have its number by now.
+    pub(crate) fn signal(&self, signal: i32) -> Result<()> {
+        crate::sys::pidfd_send_signal(self.pidfd.as_fd(), signal).map_err(|error| Error::system("send a signal", error))
     }
 
     /// What to poll to learn of the end.
@@ -143,14 +97,14 @@ impl Process {
     /// It ended: nobody reads its input.
     pub(crate) fn set_ended(&mut self, ended: Ended) {
         self.ended = Some(ended);
-        self.input = None;
+        self.streams.input = None;
     }
 
     /// Whether the end may be told: its output is handed on, as far as that can be waited for.
     pub(crate) fn is_settled(&mut self) -> bool {
         let Some(Ended { since, .. }) = self.ended else { return false };
         let mut settled = true;
-        for output in self.outputs.iter_mut().filter(|output| !output.is_done()) {
+        for output in self.streams.outputs.iter_mut().filter(|output| !output.is_done()) {
             let quiet = since.max(output.moved).elapsed();
             if output.is_held_up() {
                 // Its reader does not read. The rest is kept for it, but others need not wait for that.
@@ -165,11 +119,6 @@ impl Process {
         settled
     }
 
-    /// Whether all output has been handed on or thrown away.
-    pub(crate) fn is_drained(&self) -> bool {
-        self.outputs.iter().all(Output::is_done)
-    }
-
     /// Tells the terminal its size.
     pub(crate) fn resize(&self, columns: u16, rows: u16) -> Result<bool> {
         let Some(console) = &self.console else { return Ok(false) };
@@ -177,20 +126,4 @@ impl Process {
             .map_err(|error| Error::system("resize the terminal", error))?;
         Ok(true)
     }
-}
-
-fn null() -> Result<OwnedFd> {
-    let file = File::options().read(true).write(true).open("/dev/null");
-    file.map(OwnedFd::from).map_err(|error| Error::file("open", "/dev/null", error))
-}
-
-fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    let (reader, writer) = io::pipe().map_err(|error| Error::system("make a pipe", error))?;
-    Ok((reader.into(), writer.into()))
-}
-
-/// Our end of a stream, which never makes us wait. The container's end keeps blocking.
-fn ours(fd: OwnedFd) -> Result<File> {
-    crate::sys::set_nonblocking(&fd).map_err(|error| Error::system("make a stream not block", error))?;
-    Ok(File::from(fd))
 }

@@ -4,10 +4,14 @@
 //! `api/types/runc/options/oci.proto`) and of ttrpc (`request.proto`): no compiler of protocol buffers is needed to build.
 //! Fields that a newer peer adds are skipped on decoding.
 
+mod attachment;
+pub mod cgroups_v1;
+pub mod cgroups_v2;
 mod options;
 mod task;
 
-pub use options::RuncOptions;
+pub use attachment::*;
+pub use options::{ProcessDetails, RuncOptions};
 pub use task::*;
 
 use prost::Message;
@@ -15,8 +19,13 @@ use prost::Message;
 /// The name of the service that a shim serves.
 pub const TASK_SERVICE: &str = "containerd.task.v2.Task";
 
-/// A request of the task service, with the method that takes it and the response that answers it.
+/// The name of the service of our own beside it, which containerd's shims do not have.
+pub const SHIM_SERVICE: &str = "estiba.shim.v1.Shim";
+
+/// A request, with the method that takes it and the response that answers it.
 pub trait Call: Message {
+    /// The service's name, such as [`TASK_SERVICE`].
+    const SERVICE: &'static str;
     /// The method's name, such as `Create`.
     const METHOD: &'static str;
     /// The message that answers it.
@@ -24,18 +33,26 @@ pub trait Call: Message {
 }
 
 macro_rules! calls {
-    ($($request:ident => $method:literal => $response:ident,)*) => {
+    ($service:expr, $list:ident, $($request:ident => $method:literal => $response:ident,)*) => {
         $(impl Call for $request {
+            const SERVICE: &'static str = $service;
             const METHOD: &'static str = $method;
             type Response = $response;
         })*
 
         /// The names of all methods of the service.
-        pub const METHODS: &[&str] = &[$($method),*];
+        pub const $list: &[&str] = &[$($method),*];
     };
 }
 
 calls! {
+    SHIM_SERVICE, SHIM_METHODS,
+    AttachRequest => "Attach" => AttachResponse,
+    DetachRequest => "Detach" => Empty,
+}
+
+calls! {
+    TASK_SERVICE, METHODS,
     StateRequest => "State" => StateResponse,
     CreateTaskRequest => "Create" => CreateTaskResponse,
     StartRequest => "Start" => StartResponse,
@@ -58,7 +75,7 @@ calls! {
 /// `ttrpc.Request`: what the data of a request frame is.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Request {
-    /// The service, [`TASK_SERVICE`].
+    /// The service, such as [`TASK_SERVICE`].
     #[prost(string, tag = "1")]
     pub service: String,
     /// The method, such as `Create`.
@@ -174,6 +191,17 @@ impl Any {
     #[must_use]
     pub fn pack<M: Named>(message: &M) -> Self {
         Self { type_url: M::NAME.to_owned(), value: message.encode_to_vec() }
+    }
+
+    /// Packs a part of the OCI runtime specification, such as `Process`, as containerd does: as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Message`](crate::Error::Message) if it cannot be written as JSON.
+    pub fn pack_spec<T: serde::Serialize>(name: &'static str, part: &T) -> crate::Result<Self> {
+        let value = serde_json::to_vec(part)
+            .map_err(|source| crate::Error::Message { message: name, source: Box::new(source) })?;
+        Ok(Self { type_url: format!("types.containerd.io/opencontainers/runtime-spec/1/{name}"), value })
     }
 
     /// Whether this says to be an `M`.

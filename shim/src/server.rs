@@ -1,6 +1,6 @@
 //! The shim's loop: one thread, which waits in one place for clients, children and bytes.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -14,10 +14,11 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use crate::codec::{self, Frame, Kind};
 use crate::connection::Connection;
 use crate::error::{Error, Result};
-use crate::proto::{self, Code, Status, TASK_SERVICE};
+use crate::output::NAMED;
+use crate::proto::{self, Code, SHIM_SERVICE, Status, TASK_SERVICE};
 use crate::refusal::refuse;
 use crate::sys;
-use crate::task::Task;
+use crate::task::{TICK, Task};
 
 /// How many clients may be connected at once; more wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 128;
@@ -27,9 +28,6 @@ const MAX_PARKED: usize = 4096;
 
 /// Bytes that pass through at once. One buffer serves all, and only the pages that are used are there.
 const SCRATCH: usize = 64 << 10;
-
-/// How often time is looked at while something waits for time to pass.
-const TICK: Duration = Duration::from_millis(50);
 
 /// How long nothing has to happen after the start of the container until the shim makes itself small.
 const CALM: Duration = Duration::from_millis(250);
@@ -53,8 +51,9 @@ enum Source {
     Child,
     End,
     Connection(u64),
-    Output(usize),
-    Input,
+    /// An output of a process, by the process's number and its own, or one of the sinks it leads to.
+    Output(u64, usize, Option<u64>),
+    Input(u64),
 }
 
 /// The shim's state.
@@ -65,8 +64,8 @@ pub(crate) struct Server {
     pub(crate) task: Task,
     connections: Vec<Connection>,
     next_number: u64,
-    /// Calls of `Wait` that have no answer yet: connection and stream.
-    parked: HashSet<(u64, u32)>,
+    /// Calls of `Wait` that have no answer yet, connection and stream, with the name of the process.
+    parked: HashMap<(u64, u32), String>,
     /// Since when the shim is to end.
     shutdown: Option<Instant>,
     /// Whether the code that creates containers has been given back.
@@ -82,7 +81,7 @@ impl Server {
             task,
             connections: Vec::new(),
             next_number: 0,
-            parked: HashSet::new(),
+            parked: HashMap::new(),
             shutdown: None,
             small: false,
             scratch: vec![0; SCRATCH],
@@ -92,8 +91,8 @@ impl Server {
     /// Serves until there is nothing left to do.
     pub(crate) fn run(&mut self) -> Result<Ending> {
         loop {
-            if self.task.settle() {
-                self.answer_parked();
+            for name in self.task.settle() {
+                self.answer_parked(&name);
             }
             if let Some(ending) = self.ending() {
                 return Ok(ending);
@@ -106,10 +105,11 @@ impl Server {
             for (source, flags) in ready {
                 self.handle(source, flags);
             }
-            let parked = &mut self.parked;
+            let (parked, task) = (&mut self.parked, &mut self.task);
             self.connections.retain(|connection| {
                 if connection.is_gone() {
-                    parked.retain(|(number, _)| *number != connection.number);
+                    parked.retain(|(number, _), _| *number != connection.number);
+                    task.client_left(connection.number);
                 }
                 !connection.is_gone()
             });
@@ -146,21 +146,20 @@ impl Server {
             add(Source::Connection(connection.number), fd, flags);
         }
         let mut patience = (!self.small && self.task.is_started()).then_some(CALM);
-        if let Some(process) = self.task.process() {
+        for (number, process) in self.task.processes() {
             if let Some(pidfd) = process.pidfd() {
                 add(Source::End, pidfd.as_fd(), PollFlags::POLLIN);
-            } else if !process.is_drained() {
-                patience = Some(TICK);
             }
-            for (index, output) in process.outputs.iter().enumerate() {
-                if let Some((fd, flags)) = output.interest() {
-                    add(Source::Output(index), fd, flags);
+            for (index, output) in process.streams.outputs.iter().enumerate() {
+                for (sink, fd, flags) in output.interest() {
+                    add(Source::Output(number, index, sink), fd, flags);
                 }
             }
-            for (fd, flags) in process.input.iter().flat_map(crate::pump::Input::interest) {
-                add(Source::Input, fd, flags);
+            for (fd, flags) in process.streams.input.iter().flat_map(crate::input::Input::interest) {
+                add(Source::Input(number), fd, flags);
             }
         }
+        patience = self.task.patience().into_iter().chain(patience).min();
         if self.shutdown.is_some() {
             patience = Some(TICK);
         }
@@ -181,16 +180,19 @@ impl Server {
                 let _ = self.wake.read();
                 self.reap();
             }
-            Source::End => self.task.notice_end(),
+            Source::End => self.task.notice_ends(),
             Source::Connection(number) => self.serve(number, flags),
-            Source::Output(index) => {
-                if let Some(output) = self.task.process_mut().and_then(|process| process.outputs.get_mut(index)) {
-                    output.advance(&mut self.scratch);
+            Source::Output(number, index, sink) => {
+                let Some(process) = self.task.process_mut(number) else { return };
+                let Some(output) = process.streams.outputs.get_mut(index) else { return };
+                match sink {
+                    Some(sink) if sink != NAMED && flags.contains(PollFlags::POLLERR) => output.detach(sink),
+                    _ => output.advance(&mut self.scratch),
                 }
             }
-            Source::Input => {
-                let Some(process) = self.task.process_mut() else { return };
-                let Some(input) = &mut process.input else { return };
+            Source::Input(number) => {
+                let Some(process) = self.task.process_mut(number) else { return };
+                let Some(input) = &mut process.streams.input else { return };
                 // An error is that of the target: only its readers can be missing.
                 if flags.contains(PollFlags::POLLERR) {
                     input.hang_up();
@@ -198,7 +200,7 @@ impl Server {
                     input.advance(&mut self.scratch);
                 }
                 if input.is_done() {
-                    process.input = None;
+                    process.streams.input = None;
                 }
             }
         }
@@ -224,27 +226,43 @@ impl Server {
     /// Reaps every child that has ended: also those that the container left behind when they came to us as subreaper.
     fn reap(&mut self) {
         loop {
-            self.task.notice_end();
+            self.task.notice_ends();
             let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
             let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) = waitid(Id::All, peek) else { return };
-            let first = self.task.process().filter(|process| process.ended.is_none());
-            if first.is_some_and(|process| process.pid == pid.as_raw()) {
-                // It ended since `notice_end` looked, which will reap it.
+            let mut awaited = self.task.processes().filter(|(_, process)| process.ended.is_none());
+            if awaited.any(|(_, process)| process.pid == pid.as_raw()) {
+                // It ended since `notice_ends` looked, which will reap it.
                 continue;
             }
             let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
         }
     }
 
-    fn answer_parked(&mut self) {
-        for (number, stream) in std::mem::take(&mut self.parked) {
-            let answer = match self.task.wait(&proto::WaitRequest::default()) {
+    /// Answers those who wait for the end of a process, by its name.
+    fn answer_parked(&mut self, name: &str) {
+        let answered: Vec<_> = self.parked.extract_if(|_, parked| parked == name).map(|(call, _)| call).collect();
+        for (number, stream) in answered {
+            let request = proto::WaitRequest { exec_id: name.to_owned(), ..proto::WaitRequest::default() };
+            let answer = match self.task.wait(&request) {
                 Ok(Some(response)) => Ok(encode(&response)),
-                Ok(None) => Err(refuse(Code::Internal, "the container has not ended".to_owned())),
+                Ok(None) => Err(refuse(Code::Internal, "the process has not ended".to_owned())),
                 Err(status) => Err(status),
             };
             if let Some(connection) = self.connections.iter_mut().find(|connection| connection.number == number) {
                 connection.answer(stream, answer);
+            }
+        }
+    }
+
+    /// Answers all who wait for a process that is not there any more.
+    fn answer_orphaned(&mut self) {
+        let mut names: Vec<String> = self.parked.values().cloned().collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            let request = proto::WaitRequest { exec_id: name.clone(), ..proto::WaitRequest::default() };
+            if !matches!(self.task.wait(&request), Ok(None)) {
+                self.answer_parked(&name);
             }
         }
     }
@@ -282,17 +300,38 @@ impl Server {
             Ok(request) => request,
             Err(error) => return Some(Err(Status::from(&error))),
         };
-        if request.service != TASK_SERVICE {
-            return Some(Err(refuse(Code::Unimplemented, format!("service {} is not served here", request.service))));
+        match request.service.as_str() {
+            TASK_SERVICE => self.call(number, frame.stream, &request.method, &request.payload).transpose(),
+            SHIM_SERVICE => Some(self.call_own(&request.method, &request.payload)),
+            other => Some(Err(refuse(Code::Unimplemented, format!("service {other} is not served here")))),
         }
-        self.call(number, frame.stream, &request.method, &request.payload).transpose()
+    }
+
+    /// A call of the service of our own.
+    fn call_own(&mut self, method: &str, payload: &[u8]) -> Result<Vec<u8>, Status> {
+        match method {
+            "Attach" => Ok(encode(&self.task.attach(&parse(payload)?)?)),
+            "Detach" => Ok(encode(&self.task.detach(&parse(payload)?, &mut self.scratch)?)),
+            _ => Err(not_built(method)),
+        }
     }
 
     fn call(&mut self, number: u64, stream: u32, method: &str, payload: &[u8]) -> Result<Option<Vec<u8>>, Status> {
         let task = &mut self.task;
         let answer = match method {
             "Create" => encode(&task.create(parse(payload)?)?),
-            "Start" => encode(&task.start(&parse(payload)?)?),
+            "Start" => match task.start(&parse(payload)?) {
+                Ok(response) => encode(&response),
+                Err(status) => {
+                    self.answer_orphaned();
+                    return Err(status);
+                }
+            },
+            "Exec" => encode(&task.add_exec(parse(payload)?, number)?),
+            "Pause" => encode(&task.set_paused(&parse::<proto::PauseRequest>(payload)?.id, true)?),
+            "Resume" => encode(&task.set_paused(&parse::<proto::ResumeRequest>(payload)?.id, false)?),
+            "Update" => encode(&task.update(&parse(payload)?)?),
+            "Stats" => encode(&task.stats(&parse(payload)?)?),
             "State" => encode(&task.state(&parse(payload)?)?),
             "Kill" => encode(&task.kill(&parse(payload)?)?),
             "ResizePty" => encode(&task.resize(&parse(payload)?)?),
@@ -302,19 +341,22 @@ impl Server {
             "Delete" => {
                 let answer = encode(&task.delete(&parse(payload)?)?);
                 // Who still waits learns that there is nothing to wait for any more.
-                self.answer_parked();
+                self.answer_orphaned();
                 answer
             }
-            "Wait" => match task.wait(&parse(payload)?)? {
-                Some(response) => encode(&response),
-                None if self.parked.len() >= MAX_PARKED => {
-                    return Err(refuse(Code::ResourceExhausted, "too many calls of Wait".to_owned()));
+            "Wait" => {
+                let request: proto::WaitRequest = parse(payload)?;
+                match task.wait(&request)? {
+                    Some(response) => encode(&response),
+                    None if self.parked.len() >= MAX_PARKED => {
+                        return Err(refuse(Code::ResourceExhausted, "too many calls of Wait".to_owned()));
+                    }
+                    None => {
+                        self.parked.insert((number, stream), request.exec_id);
+                        return Ok(None);
+                    }
                 }
-                None => {
-                    self.parked.insert((number, stream));
-                    return Ok(None);
-                }
-            },
+            }
             "Shutdown" => {
                 let _: proto::ShutdownRequest = parse(payload)?;
                 if task.may_shut_down() {
@@ -322,10 +364,14 @@ impl Server {
                 }
                 encode(&proto::Empty {})
             }
-            _ => return Err(refuse(Code::Unimplemented, format!("{method} is not supported by this shim"))),
+            _ => return Err(not_built(method)),
         };
         Ok(Some(answer))
     }
+}
+
+fn not_built(method: &str) -> Status {
+    refuse(Code::Unimplemented, format!("{method} is not supported by this shim"))
 }
 
 fn parse<C: proto::Call + Default>(payload: &[u8]) -> Result<C, Status> {

@@ -1,11 +1,13 @@
 //! Where the standard streams of a container come from and go to.
 
-use std::fmt;
+use std::ffi::OsString;
+use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
@@ -17,8 +19,11 @@ use crate::error::{Error, Result};
 /// | empty | nowhere: `/dev/null` |
 /// | `/path` or `fifo:///path` | a named pipe |
 /// | `file:///path` | a file that output is appended to |
+/// | `json-file:///path?max-size=BYTES&max-file=COUNT` | a log in Docker's format, read by [`LogReader`](crate::LogReader); output only |
+/// | `attach:` | whoever attaches, and nobody else |
 ///
-/// containerd's `binary://` is refused.
+/// In the path of `json-file`, `%3F` and the like stand for bytes. Both outputs may name the same log. containerd's
+/// `binary://` is refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Stdio {
     /// Nowhere.
@@ -28,6 +33,17 @@ pub enum Stdio {
     Fifo(PathBuf),
     /// A file, made if it is not there. Output only.
     File(PathBuf),
+    /// A log in Docker's json-file format. Output only.
+    JsonFile {
+        /// The youngest file.
+        path: PathBuf,
+        /// From so many bytes on a file is rotated; `None` is never. A file is larger only if one entry is.
+        max_size: Option<u64>,
+        /// How many files there are at most, 1 at least: `path`, `path.1` and so on.
+        max_files: u32,
+    },
+    /// Clients that attach. An input stays open while nobody is attached, and an output that nobody reads is thrown away.
+    Attach,
 }
 
 impl FromStr for Stdio {
@@ -37,17 +53,19 @@ impl FromStr for Stdio {
         let refuse = |reason| Error::Stdio { uri: text.to_owned(), reason };
         let (scheme, path) = match text.split_once("://") {
             _ if text.is_empty() => return Ok(Self::Null),
+            _ if text == "attach:" => return Ok(Self::Attach),
             _ if text.starts_with('/') => ("fifo", text),
             Some(parts) => parts,
             None => return Err(refuse("its path is not absolute")),
         };
-        if !path.starts_with('/') && matches!(scheme, "fifo" | "file") {
+        if !path.starts_with('/') && matches!(scheme, "fifo" | "file" | "json-file") {
             return Err(refuse("its path is not absolute"));
         }
         match scheme {
             "fifo" => Ok(Self::Fifo(path.into())),
             "file" => Ok(Self::File(path.into())),
-            _ => Err(refuse("only a path, fifo:// and file:// are supported")),
+            "json-file" => json_file(path).map_err(refuse),
+            _ => Err(refuse("only a path, fifo://, file://, json-file:// and attach: are supported")),
         }
     }
 }
@@ -58,9 +76,65 @@ impl fmt::Display for Stdio {
             Self::Null => Ok(()),
             Self::Fifo(path) => write!(f, "{}", path.display()),
             Self::File(path) => write!(f, "file://{}", path.display()),
+            Self::Attach => f.write_str("attach:"),
+            Self::JsonFile { path, max_size, max_files } => {
+                f.write_str("json-file://")?;
+                for byte in path.as_os_str().as_bytes() {
+                    match byte {
+                        b'%' | b'?' | b'#' | 0..=0x20 | 0x7f.. => write!(f, "%{byte:02X}")?,
+                        _ => f.write_char(char::from(*byte))?,
+                    }
+                }
+                match max_size {
+                    Some(max) => write!(f, "?max-size={max}&max-file={max_files}"),
+                    None => write!(f, "?max-file={max_files}"),
+                }
+            }
         }
     }
 }
+
+/// Reads what follows `json-file://`.
+fn json_file(text: &str) -> Result<Stdio, &'static str> {
+    let (path, query) = text.split_once('?').unwrap_or((text, ""));
+    let (mut max_size, mut max_files) = (None, 1);
+    for option in query.split('&').filter(|option| !option.is_empty()) {
+        match option.split_once('=') {
+            Some(("max-size", value)) => {
+                let value: u64 = value.parse().map_err(|_| "max-size is not a number of bytes")?;
+                max_size = Some(value).filter(|value| *value > 0);
+            }
+            Some(("max-file", value)) => {
+                let value: Option<u32> = value.parse().ok().filter(|value| (1..=MAX_FILES).contains(value));
+                max_files = value.ok_or("max-file is not a number from 1 to 10000")?;
+            }
+            _ => return Err("its options are max-size=BYTES and max-file=COUNT"),
+        }
+    }
+    let path = decode(path).ok_or("what follows a % in its path is not two hexadecimal digits")?;
+    if path.contains(&0) {
+        return Err("its path has a byte 0");
+    }
+    Ok(Stdio::JsonFile { path: OsString::from_vec(path).into(), max_size, max_files })
+}
+
+/// Undoes percent encoding.
+fn decode(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::new();
+    while let Some(byte) = bytes.next() {
+        decoded.push(if byte == b'%' {
+            let mut digit = || char::from(bytes.next()?).to_digit(16);
+            (digit()? << 4 | digit()?) as u8
+        } else {
+            byte
+        });
+    }
+    Some(decoded)
+}
+
+/// How many files a log may have.
+const MAX_FILES: u32 = 10_000;
 
 /// What became of bytes that were offered to a [`Sink`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +165,8 @@ impl Sink {
     /// Opens an output; never waits for a reader.
     pub(crate) fn open(place: &Stdio) -> Result<Self> {
         match place {
-            Stdio::Null => Ok(Self::Nowhere),
+            // A log is no sink but a journal of the output's own.
+            Stdio::Null | Stdio::Attach | Stdio::JsonFile { .. } => Ok(Self::Nowhere),
             Stdio::File(path) => {
                 let options =
                     OpenOptions::new().append(true).create(true).mode(0o640).custom_flags(libc::O_NOCTTY).open(path);
@@ -108,6 +183,14 @@ impl Sink {
                 Ok(Self::Fifo { writer: open(OpenOptions::new().write(true))?, reader: Some(both) })
             }
         }
+    }
+
+    /// Opens a named pipe for a client that attaches: it reads already.
+    pub(crate) fn attach(path: &Path) -> Result<Self> {
+        let writer = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+        let writer = writer.map_err(|error| Error::file("open", path, error))?;
+        require_fifo(&writer, &Stdio::Fifo(path.to_owned()))?;
+        Ok(Self::Fifo { writer, reader: None })
     }
 
     /// From now on bytes that nobody reads are thrown away.
@@ -148,9 +231,9 @@ impl Sink {
 /// Opens an input; never waits for a writer.
 pub(crate) fn open_source(place: &Stdio) -> Result<Option<File>> {
     let path = match place {
-        Stdio::Null => return Ok(None),
+        Stdio::Null | Stdio::Attach => return Ok(None),
         Stdio::Fifo(path) => path,
-        Stdio::File(_) => {
+        Stdio::File(_) | Stdio::JsonFile { .. } => {
             return Err(Error::Stdio { uri: place.to_string(), reason: "standard input comes from a named pipe only" });
         }
     };
@@ -176,6 +259,7 @@ mod tests {
 
     #[test]
     fn places() {
+        let log = |path: &str, max_size, max_files| Stdio::JsonFile { path: path.into(), max_size, max_files };
         let cases = [
             ("", Some(Stdio::Null)),
             ("/run/x/stdout", Some(Stdio::Fifo("/run/x/stdout".into()))),
@@ -187,13 +271,34 @@ mod tests {
             ("fifo://", None),
             ("binary:///usr/bin/logger?x=1", None),
             ("://", None),
+            ("attach:", Some(Stdio::Attach)),
+            ("attach:x", None),
+            ("json-file:///l", Some(log("/l", None, 1))),
+            ("json-file:///l?max-file=3&max-size=10485760", Some(log("/l", Some(10 << 20), 3))),
+            ("json-file:///l?max-size=0", Some(log("/l", None, 1))),
+            ("json-file:///a%3Fb%25", Some(log("/a?b%", None, 1))),
+            ("json-file://l", None),
+            ("json-file:///l?max-file=0", None),
+            ("json-file:///l?max-file=1000000", None),
+            ("json-file:///l?max-size=10m", None),
+            ("json-file:///l?max-size=-1", None),
+            ("json-file:///l?compress=true", None),
+            ("json-file:///l%", None),
+            ("json-file:///l%zz", None),
+            ("json-file:///l%00", None),
         ];
         for (text, expected) in cases {
             assert_eq!(text.parse::<Stdio>().ok(), expected, "{text}");
         }
-        for text in ["", "/run/x/stdout", "file:///var/log/x"] {
+        for text in ["", "/run/x/stdout", "file:///var/log/x", "attach:", "json-file:///l?max-size=5&max-file=2"] {
             assert_eq!(text.parse::<Stdio>().expect("parses").to_string(), text);
         }
+        let odd = Stdio::JsonFile {
+            path: OsString::from_vec(b"/a b?&%#\n\xff\xc3\xa9".to_vec()).into(),
+            max_size: None,
+            max_files: 7,
+        };
+        assert_eq!(odd.to_string().parse::<Stdio>().expect("parses"), odd);
     }
 
     #[test]

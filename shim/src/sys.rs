@@ -71,20 +71,29 @@ extern "C" fn on_child(_: libc::c_int) {
 
 extern "C" fn on_nothing(_: libc::c_int) {}
 
-/// Makes SIGCHLD wake the returned descriptor, and SIGTERM, SIGINT, SIGHUP and SIGPIPE do nothing.
+/// Makes SIGCHLD wake the returned descriptor, and SIGTERM, SIGINT, SIGHUP, SIGPIPE and SIGXFSZ do nothing.
 ///
 /// Handlers, unlike an ignored or blocked signal, do not survive an execve: no program that the shim executes inherits them.
 pub(crate) fn watch_children() -> nix::Result<EventFd> {
     let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
     WAKE.store(std::os::fd::AsFd::as_fd(&wake).as_raw_fd(), Ordering::Relaxed);
     let action = |handler| SigAction::new(SigHandler::Handler(handler), SaFlags::SA_RESTART, SigSet::empty());
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE, Signal::SIGXFSZ] {
         // SAFETY: the handler does nothing at all.
         unsafe { sigaction(signal, &action(on_nothing)) }?;
     }
     // SAFETY: the handler is async-signal-safe.
     unsafe { sigaction(Signal::SIGCHLD, &action(on_child)) }?;
     Ok(wake)
+}
+
+/// Sends a signal to a process.
+/// [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)
+pub(crate) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the call reads nothing of ours: without information about the signal the kernel makes it up as for kill(2).
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Tells a terminal its size.

@@ -2,25 +2,44 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use estiba_runtime::oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
+use estiba_runtime::oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Process, Spec};
 use estiba_runtime::{
-    Bundle, Cgroup, CreateOptions, DeleteMode, ExitStatus, External, Hierarchies, Keyring, KillTarget, Native, Root,
-    RootSwitch, Runtime, mount,
+    Bundle, Cgroup, ContainerId, CreateOptions, DeleteMode, ExitStatus, External, Hierarchies, Keyring, KillTarget,
+    Native, Root, RootSwitch, Runtime, mount,
 };
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
+use serde::de::DeserializeOwned;
 
 use crate::arguments::Arguments;
 use crate::daemon::log;
 use crate::error::{Error, Result, chain};
+use crate::exec::Exec;
 use crate::exit::ExitRecord;
-use crate::process::{self, Ended, Streams};
+use crate::output::{NAMED, Output};
+use crate::process::{self, Ended};
 use crate::proto::{self, Code, RuncOptions, Status, TaskStatus};
 use crate::refusal::refuse;
+use crate::runtimes::Runtimes;
+use crate::streams::{Places, Streams};
 
-type Answer<T> = Result<T, Status>;
+/// What a call is answered with.
+pub(crate) type Answer<T> = Result<T, Status>;
+
+/// The number of the container's first process.
+pub(crate) const FIRST: u64 = 0;
+
+/// How often time is looked at while something waits for time to pass.
+pub(crate) const TICK: Duration = Duration::from_millis(50);
+
+/// How many clients may be attached to one stream.
+const MAX_ATTACHMENTS: usize = 64;
+
+/// How often it is tried to write the exit record, and for how long.
+const AGAIN: Duration = Duration::from_secs(1);
+const PERSISTENCE: Duration = Duration::from_secs(60);
 
 /// How long a killed process may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -38,19 +57,41 @@ pub(crate) struct Task {
     container: Option<Container>,
     /// How the container ended, once it is deleted.
     deleted: Option<Ended>,
+    /// The runtimes of the embedding program.
+    runtimes: Runtimes,
+    /// How the container ended, as long as that cannot be written.
+    unwritten: Option<Unwritten>,
+    /// The number of the process that was added last.
+    last_process: u64,
+    /// The number of the attachment that was made last.
+    last_attachment: u64,
     /// The mount namespace that the shim was started in, once it has one of its own.
     home: Option<File>,
     /// The score for when memory runs out that the shim was started with, if it has another now.
     score: Option<String>,
 }
 
+/// An exit record for which there was no room.
+#[derive(Debug)]
+struct Unwritten {
+    record: ExitRecord,
+    since: Instant,
+    next: Instant,
+}
+
 /// What exists between `Create` and `Delete`.
 #[derive(Debug)]
-struct Container {
-    runtime: Box<dyn Runtime>,
-    process: process::Process,
+pub(crate) struct Container {
+    pub(crate) runtime: Box<dyn Runtime>,
+    pub(crate) process: process::Process,
     request: proto::CreateTaskRequest,
     stage: Stage,
+    /// Whether all processes are frozen.
+    paused: bool,
+    /// The processes that were added.
+    pub(crate) execs: Vec<Exec>,
+    /// The configured score for when memory runs out.
+    pub(crate) oom_score: Option<i32>,
     /// Whether the end of the first process ends all others.
     own_pids: bool,
     /// The cgroup's path as the configuration has it.
@@ -70,31 +111,62 @@ enum Stage {
 }
 
 impl Task {
-    pub(crate) fn new(arguments: Arguments, folder: PathBuf) -> Self {
-        Self { arguments, folder, container: None, deleted: None, home: None, score: None }
+    pub(crate) fn new(arguments: Arguments, folder: PathBuf, runtimes: Runtimes) -> Self {
+        Self {
+            arguments,
+            folder,
+            container: None,
+            deleted: None,
+            runtimes,
+            unwritten: None,
+            last_process: FIRST,
+            last_attachment: NAMED,
+            home: None,
+            score: None,
+        }
     }
 
     pub(crate) fn arguments(&self) -> &Arguments {
         &self.arguments
     }
 
-    /// The first process, if there is a container.
-    pub(crate) fn process(&self) -> Option<&process::Process> {
-        self.container.as_ref().map(|container| &container.process)
+    /// All processes with their numbers: [`FIRST`] is the container's first.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = (u64, &process::Process)> {
+        self.container.iter().flat_map(|container| {
+            let added = container.execs.iter().filter_map(|exec| Some((exec.number, exec.process.as_ref()?)));
+            std::iter::once((FIRST, &container.process)).chain(added)
+        })
     }
 
-    pub(crate) fn process_mut(&mut self) -> Option<&mut process::Process> {
-        self.container.as_mut().map(|container| &mut container.process)
+    /// A process by its number.
+    pub(crate) fn process_mut(&mut self, number: u64) -> Option<&mut process::Process> {
+        let container = self.container.as_mut()?;
+        if number == FIRST {
+            return Some(&mut container.process);
+        }
+        container.execs.iter_mut().find(|exec| exec.number == number)?.process.as_mut()
     }
 
     /// Whether the shim is still needed when nobody is connected: a container runs, or its end is not on disk yet.
     pub(crate) fn is_needed(&mut self) -> bool {
-        self.container.as_mut().is_some_and(|container| match container.stage {
-            Stage::Created => false,
-            Stage::Started => true,
-            // Somebody may still be reading the last of its output.
-            Stage::Stopped => !container.process.is_drained() && !container.process.is_settled(),
-        })
+        // Somebody may still be reading the last of its output.
+        let is_read = |process: &mut process::Process| !process.streams.is_drained() && !process.is_settled();
+        self.unwritten.is_some()
+            || self.container.as_mut().is_some_and(|container| match container.stage {
+                Stage::Created => false,
+                Stage::Started => true,
+                Stage::Stopped => {
+                    let added = container.execs.iter_mut().filter_map(|exec| exec.process.as_mut());
+                    std::iter::once(&mut container.process).chain(added).any(is_read)
+                }
+            })
+    }
+
+    /// When something is to be looked at that no descriptor tells of.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        let draining = self.processes().any(|(_, process)| process.ended.is_some() && !process.streams.is_drained());
+        let retry = self.unwritten.as_ref().map(|unwritten| unwritten.next.saturating_duration_since(Instant::now()));
+        draining.then_some(TICK).into_iter().chain(retry).min()
     }
 
     /// Whether the container runs.
@@ -142,16 +214,24 @@ impl Task {
             let reason = "terminal differs between the request and process.terminal in config.json";
             return Err(Error::Request { reason });
         }
-        let streams = Streams::open(&request)?;
+        let places = Places {
+            terminal: request.terminal,
+            stdin: &request.stdin,
+            stdout: &request.stdout,
+            stderr: &request.stderr,
+        };
+        let (streams, ends) = Streams::open(places)?;
         let state_root =
             if options.root.is_empty() { self.folder.join("runtime") } else { PathBuf::from(&options.root) };
         let runtime: Box<dyn Runtime> = if options.binary_name.is_empty() {
             Box::new(Native::new(state_root))
+        } else if let Some(runtime) = self.runtimes.make(&options.binary_name, state_root.clone()) {
+            runtime
         } else {
             Box::new(External::new(&options.binary_name, state_root))
         };
         let attached = self.mount_root(&mut bundle, &request.rootfs, options)?;
-        let mut wishes = CreateOptions::new(streams.for_runtime());
+        let mut wishes = CreateOptions::new(ends.for_runtime());
         wishes.cgroup_root.clone_from(&self.arguments.cgroup_root);
         if options.no_new_keyring {
             wishes.keyring = Keyring::Inherit;
@@ -159,14 +239,15 @@ impl Task {
         if options.no_pivot_root {
             wishes.root_switch = RootSwitch::Chroot;
         }
-        if bundle.spec.process().as_ref().is_some_and(|process| process.oom_score_adj().is_some()) {
+        let oom_score = bundle.spec.process().as_ref().and_then(Process::oom_score_adj);
+        if oom_score.is_some() {
             // Else the container would inherit what is for the shim alone.
             self.protect();
         }
         let created = runtime.create(&self.arguments.id, &bundle, &wishes).map_err(failed);
         let process = created.and_then(|created| {
-            // The container has its own ends of the streams; ours of them go with `streams`.
-            process::Process::new(created, streams).inspect_err(|_| {
+            // The container has its own copies of `ends`, which go here.
+            process::Process::new(created, streams, &ends).inspect_err(|_| {
                 let _ = runtime.delete(&self.arguments.id, DeleteMode::Force);
             })
         });
@@ -179,7 +260,19 @@ impl Task {
                 let limited = resources.is_some_and(|resources| resources.memory().is_some());
                 let own_pids = has_own_pids(&bundle.spec);
                 let stage = Stage::Created;
-                Ok(Container { runtime, process, request, stage, own_pids, cgroup, limited, attached })
+                Ok(Container {
+                    runtime,
+                    process,
+                    request,
+                    stage,
+                    paused: false,
+                    execs: Vec::new(),
+                    oom_score,
+                    own_pids,
+                    cgroup,
+                    limited,
+                    attached,
+                })
             }
             Err(error) => {
                 detach(attached.as_deref());
@@ -253,40 +346,49 @@ impl Task {
     }
 
     pub(crate) fn start(&mut self, request: &proto::StartRequest) -> Answer<proto::StartResponse> {
+        if !request.exec_id.is_empty() {
+            return self.start_exec(&request.id, &request.exec_id);
+        }
         let id = self.arguments.id.clone();
-        let container = self.find(&request.id, &request.exec_id)?;
+        let container = self.find(&request.id)?;
         if container.stage != Stage::Created || container.process.ended.is_some() {
             return Err(refuse(Code::FailedPrecondition, format!("container {id} was started before")));
         }
-        container.process.outputs.iter_mut().for_each(crate::pump::Output::release);
-        let started = container.runtime.start(&id);
-        started.map_err(|source| {
-            Status::from(&Error::Runtime { operation: "start", id: id.to_string(), source: Box::new(source) })
-        })?;
+        container.process.streams.outputs.iter_mut().for_each(Output::release);
+        container.runtime.start(&id).map_err(|source| failed("start", &id, source))?;
         container.stage = Stage::Started;
         Ok(proto::StartResponse { pid: container.process.pid as u32 })
     }
 
     pub(crate) fn state(&mut self, request: &proto::StateRequest) -> Answer<proto::StateResponse> {
-        let bundle = self.folder.to_string_lossy().into_owned();
-        let container = self.find(&request.id, &request.exec_id)?;
+        let folder = self.folder.to_string_lossy().into_owned();
+        let container = self.find(&request.id)?;
         let given = &container.request;
-        let mut response = proto::StateResponse {
-            id: given.id.clone(),
-            bundle: if given.bundle.is_empty() { bundle } else { given.bundle.clone() },
-            pid: container.process.pid as u32,
-            status: match container.stage {
-                Stage::Created => TaskStatus::Created,
-                Stage::Started => TaskStatus::Running,
-                Stage::Stopped => TaskStatus::Stopped,
-            } as i32,
-            stdin: given.stdin.clone(),
-            stdout: given.stdout.clone(),
-            stderr: given.stderr.clone(),
-            terminal: given.terminal,
-            ..proto::StateResponse::default()
+        let bundle = if given.bundle.is_empty() { folder } else { given.bundle.clone() };
+        let running = if container.paused { TaskStatus::Paused } else { TaskStatus::Running };
+        let mut response = if request.exec_id.is_empty() {
+            proto::StateResponse {
+                pid: container.process.pid as u32,
+                status: match container.stage {
+                    Stage::Created => TaskStatus::Created,
+                    Stage::Started => running,
+                    Stage::Stopped => TaskStatus::Stopped,
+                } as i32,
+                stdin: given.stdin.clone(),
+                stdout: given.stdout.clone(),
+                stderr: given.stderr.clone(),
+                terminal: given.terminal,
+                ..proto::StateResponse::default()
+            }
+        } else {
+            self.find(&request.id)?.exec(&request.exec_id)?.state(running)
         };
-        if let (Stage::Stopped, Some(ended)) = (container.stage, &container.process.ended) {
+        let container = self.find(&request.id)?;
+        response.id.clone_from(&container.request.id);
+        response.bundle = bundle;
+        if request.exec_id.is_empty()
+            && let Some(ended) = container.ending()
+        {
             response.exit_status = ended.status.code() as u32;
             response.exited_at = Some(ended.at.into());
         }
@@ -295,63 +397,145 @@ impl Task {
 
     pub(crate) fn kill(&mut self, request: &proto::KillRequest) -> Answer<proto::Empty> {
         let id = self.arguments.id.clone();
-        let container = self.find(&request.id, &request.exec_id)?;
-        if container.process.ended.is_some() {
+        let process = self.process_named(&request.id, &request.exec_id)?;
+        if process.ended.is_some() {
             return Err(refuse(Code::NotFound, format!("container {id}: process already finished")));
         }
         let signal = i32::try_from(request.signal).ok().filter(|signal| (1..=64).contains(signal));
         let signal = signal.ok_or_else(|| refuse(Code::InvalidArgument, format!("no signal {}", request.signal)))?;
+        if !request.exec_id.is_empty() {
+            process.signal(signal).map_err(|error| Status::from(&error))?;
+            return Ok(proto::Empty {});
+        }
         let target = if request.all { KillTarget::All } else { KillTarget::Init };
-        let killed = container.runtime.kill(&id, signal, target);
-        killed.map_err(|source| {
-            Status::from(&Error::Runtime { operation: "kill", id: id.to_string(), source: Box::new(source) })
-        })?;
+        let container = self.find(&request.id)?;
+        container.runtime.kill(&id, signal, target).map_err(|source| failed("kill", &id, source))?;
         Ok(proto::Empty {})
     }
 
     pub(crate) fn resize(&mut self, request: &proto::ResizePtyRequest) -> Answer<proto::Empty> {
-        let container = self.find(&request.id, &request.exec_id)?;
+        let process = self.process_named(&request.id, &request.exec_id)?;
         let size =
             |value: u32| u16::try_from(value).map_err(|_| refuse(Code::InvalidArgument, format!("size {value}")));
         let (columns, rows) = (size(request.width)?, size(request.height)?);
-        match container.process.resize(columns, rows) {
+        match process.resize(columns, rows) {
             Ok(true) => Ok(proto::Empty {}),
-            Ok(false) => Err(refuse(Code::FailedPrecondition, "the container has no terminal".to_owned())),
+            Ok(false) => Err(refuse(Code::FailedPrecondition, "the process has no terminal".to_owned())),
             Err(error) => Err(Status::from(&error)),
         }
     }
 
     pub(crate) fn close_io(&mut self, request: &proto::CloseIoRequest, scratch: &mut [u8]) -> Answer<proto::Empty> {
-        let container = self.find(&request.id, &request.exec_id)?;
+        let (streams, _) = self.streams(&request.id, &request.exec_id)?;
         if request.stdin
-            && let Some(input) = &mut container.process.input
+            && let Some(input) = &mut streams.input
         {
             input.close(scratch);
+            if input.is_done() {
+                streams.input = None;
+            }
         }
         Ok(proto::Empty {})
     }
 
+    /// Connects a client to the streams of a process.
+    pub(crate) fn attach(&mut self, request: &proto::AttachRequest) -> Answer<proto::AttachResponse> {
+        let attachment = self.last_attachment + 1;
+        let (streams, ended) = self.streams(&request.id, &request.exec_id)?;
+        if ended {
+            return Err(refuse(Code::FailedPrecondition, "the process has ended".to_owned()));
+        }
+        if streams.attachments() >= MAX_ATTACHMENTS {
+            return Err(refuse(Code::ResourceExhausted, "too many clients are attached".to_owned()));
+        }
+        streams.attach(attachment, request).map_err(|error| Status::from(&error))?;
+        self.last_attachment = attachment;
+        Ok(proto::AttachResponse { attachment })
+    }
+
+    /// Disconnects a client from the streams of a process.
+    pub(crate) fn detach(&mut self, request: &proto::DetachRequest, scratch: &mut [u8]) -> Answer<proto::Empty> {
+        let (streams, _) = self.streams(&request.id, &request.exec_id)?;
+        if request.attachment != NAMED {
+            streams.detach(request.attachment, scratch);
+        }
+        Ok(proto::Empty {})
+    }
+
+    /// Freezes all processes, or lets them go on.
+    pub(crate) fn set_paused(&mut self, id: &str, paused: bool) -> Answer<proto::Empty> {
+        let own = self.arguments.id.clone();
+        let container = self.find(id)?;
+        let running = container.stage == Stage::Started && container.process.ended.is_none();
+        if !running || container.paused == paused {
+            let state = match (running, container.paused) {
+                (false, _) => "not running",
+                (true, true) => "paused already",
+                (true, false) => "not paused",
+            };
+            return Err(refuse(Code::FailedPrecondition, format!("container {own} is {state}")));
+        }
+        if paused {
+            container.runtime.pause(&own).map_err(|source| failed("pause", &own, source))?;
+        } else {
+            container.runtime.resume(&own).map_err(|source| failed("resume", &own, source))?;
+        }
+        container.paused = paused;
+        Ok(proto::Empty {})
+    }
+
+    /// Changes limits.
+    pub(crate) fn update(&mut self, request: &proto::UpdateTaskRequest) -> Answer<proto::Empty> {
+        let id = self.arguments.id.clone();
+        let container = self.find(&request.id)?;
+        let resources: LinuxResources = from_json(request.resources.as_ref(), "LinuxResources")?;
+        container.runtime.update(&id, &resources).map_err(|source| failed("update", &id, source))?;
+        container.limited |= resources.memory().is_some();
+        Ok(proto::Empty {})
+    }
+
+    /// Measures.
+    pub(crate) fn stats(&mut self, request: &proto::StatsRequest) -> Answer<proto::StatsResponse> {
+        let (id, root) = (self.arguments.id.clone(), self.arguments.cgroup_root.clone());
+        let container = self.find(&request.id)?;
+        let stats = container.runtime.stats(&id).map_err(|source| failed("measure", &id, source))?;
+        let hierarchies = hierarchies(root.as_deref()).map_err(|source| failed("measure", &id, source))?;
+        Ok(proto::StatsResponse { stats: Some(crate::measure::pack(&stats, hierarchies.mode())) })
+    }
+
     pub(crate) fn pids(&mut self, request: &proto::PidsRequest) -> Answer<proto::PidsResponse> {
+        let id = self.arguments.id.clone();
         let cgroup_root = self.arguments.cgroup_root.clone();
-        let container = self.find(&request.id, "")?;
-        let first = if container.process.ended.is_some() { None } else { Some(container.process.pid) };
-        let pids = match container.open_cgroup(cgroup_root.as_deref()).and_then(|cgroup| cgroup.pids()) {
-            // Where no cgroups are mounted there is still the first.
-            Err(estiba_runtime::Error::CgroupsNotMounted) => first.into_iter().collect(),
-            pids => pids.map_err(|source| {
-                let id = container.request.id.clone();
-                Status::from(&Error::Runtime { operation: "list the processes of", id, source: Box::new(source) })
-            })?,
+        let container = self.find(&request.id)?;
+        let listed = match container.runtime.processes(&id) {
+            Err(estiba_runtime::Error::Unsupported { .. }) => {
+                container.open_cgroup(cgroup_root.as_deref()).and_then(|cgroup| cgroup.pids())
+            }
+            listed => listed,
         };
-        let processes = pids.into_iter().map(|pid| proto::ProcessInfo { pid: pid as u32, info: None });
+        let pids = match listed {
+            // Where no cgroups are mounted there are still those that we know.
+            Err(estiba_runtime::Error::CgroupsNotMounted) => {
+                let known = self.processes().filter(|(_, process)| process.ended.is_none());
+                known.map(|(_, process)| process.pid).collect()
+            }
+            pids => pids.map_err(|source| failed("list the processes of", &id, source))?,
+        };
+        let container = self.find(&request.id)?;
+        let info = |pid: i32| {
+            let exec = container.execs.iter().find(|exec| exec.process.as_ref().is_some_and(|it| it.pid == pid))?;
+            Some(proto::Any::pack(&proto::ProcessDetails { exec_id: exec.name().to_owned() }))
+        };
+        let processes = pids.into_iter().map(|pid| proto::ProcessInfo { pid: pid as u32, info: info(pid) });
         Ok(proto::PidsResponse { processes: processes.collect() })
     }
 
     /// The answer to `Wait`; `None` as long as the process has not ended.
     pub(crate) fn wait(&mut self, request: &proto::WaitRequest) -> Answer<Option<proto::WaitResponse>> {
         let ended = match self.deleted {
-            Some(ended) => Some(ended),
-            None => self.find(&request.id, &request.exec_id)?.ending(),
+            Some(ended) if request.exec_id.is_empty() => Some(ended),
+            _ if request.exec_id.is_empty() => self.find(&request.id)?.ending(),
+            _ => self.find(&request.id)?.exec(&request.exec_id)?.ending(),
         };
         Ok(ended.map(|ended| proto::WaitResponse {
             exit_status: ended.status.code() as u32,
@@ -361,12 +545,16 @@ impl Task {
 
     pub(crate) fn delete(&mut self, request: &proto::DeleteRequest) -> Answer<proto::DeleteResponse> {
         let id = self.arguments.id.clone();
-        let container = self.find(&request.id, &request.exec_id)?;
-        if container.stage == Stage::Started {
-            return Err(refuse(Code::FailedPrecondition, format!("container {id} is running: kill it first")));
-        }
-        let pid = container.process.pid as u32;
-        let ended = self.destroy().map_err(|error| Status::from(&error))?;
+        let container = self.find(&request.id)?;
+        let (pid, ended) = if request.exec_id.is_empty() {
+            if container.stage == Stage::Started {
+                return Err(refuse(Code::FailedPrecondition, format!("container {id} is running: kill it first")));
+            }
+            let pid = container.process.pid as u32;
+            (pid, self.destroy().map_err(|error| Status::from(&error))?)
+        } else {
+            container.delete_exec(&request.exec_id)?
+        };
         Ok(proto::DeleteResponse {
             pid,
             exit_status: ended.map_or(0, |ended| ended.status.code() as u32),
@@ -378,17 +566,27 @@ impl Task {
         self.check_id(&request.id)?;
         Ok(proto::ConnectResponse {
             shim_pid: std::process::id(),
-            task_pid: self.process().map_or(0, |process| process.pid as u32),
+            task_pid: self.container.as_ref().map_or(0, |container| container.process.pid as u32),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         })
     }
 
-    /// Takes note of the process's end, if it has ended.
-    pub(crate) fn notice_end(&mut self) {
+    /// Takes note of the end of each process that has ended.
+    pub(crate) fn notice_ends(&mut self) {
         let id = &self.arguments.id;
-        let Some(container) = self.container.as_mut().filter(|container| container.process.ended.is_none()) else {
+        let Some(container) = &mut self.container else { return };
+        // First the added ones: the kernel ends the first of a process namespace only when all others are reaped.
+        for exec in &mut container.execs {
+            if let Some(process) = &mut exec.process
+                && process.ended.is_none()
+                && let Some(status) = process.reap(Duration::ZERO)
+            {
+                process.set_ended(Ended::now(status, false));
+            }
+        }
+        if container.process.ended.is_some() {
             return;
-        };
+        }
         let Some(status) = container.process.reap(Duration::ZERO) else { return };
         // Only then can the kernel have done it; looking costs a tenth of a millisecond.
         let suspected = container.limited || status == ExitStatus::Signaled(libc::SIGKILL);
@@ -396,38 +594,68 @@ impl Task {
             || container.open_cgroup(self.arguments.cgroup_root.as_deref()).and_then(|cgroup| cgroup.oom_kills());
         let oom_killed = suspected && kills().is_ok_and(|count| count > 0);
         container.process.set_ended(Ended::now(status, oom_killed));
+        container.paused = false;
         if !container.own_pids {
             // Nothing else ends them, and they would hold the container's cgroup and pipes.
             let _ = container.runtime.kill(id, libc::SIGKILL, KillTarget::All);
         }
     }
 
-    /// Writes the end to disk once it is settled. Returns whether the waiting may be told.
-    pub(crate) fn settle(&mut self) -> bool {
-        let Some(container) = &mut self.container else { return false };
+    /// Writes the end of the container to disk once it is settled. Returns the processes whose end may be told now, by the names
+    /// of those that were added; the empty one is the first.
+    pub(crate) fn settle(&mut self) -> Vec<String> {
+        self.write_again();
+        let Some(container) = &mut self.container else { return Vec::new() };
+        let mut told = container.settle_execs();
         if container.stage == Stage::Stopped || !container.process.is_settled() {
-            return false;
+            return told;
         }
-        let Some(ended) = container.process.ended else { return false };
+        let Some(ended) = container.process.ended else { return told };
         if let (Stage::Started, Some(path)) = (container.stage, &self.arguments.exit_file) {
             let process = &container.process;
             let record = ExitRecord::new(process.pid, process.start_time, ended.status, ended.oom_killed, ended.at);
             if let Err(error) = record.write(path) {
-                // Those who wait are told all the same: they are the only ones who can still learn it.
-                log(&chain(&error));
+                // Those who wait are told all the same: they can learn it nowhere else now.
+                log(&format!("{}: it is tried again", chain(&error)));
+                let now = Instant::now();
+                self.unwritten = Some(Unwritten { record, since: now, next: now + AGAIN });
             }
         }
         container.stage = Stage::Stopped;
-        true
+        told.push(String::new());
+        told
+    }
+
+    /// Tries again to write the exit record, if it is time to.
+    fn write_again(&mut self) {
+        let now = Instant::now();
+        let Some(unwritten) = self.unwritten.as_mut().filter(|unwritten| unwritten.next <= now) else { return };
+        let Some(path) = &self.arguments.exit_file else { return };
+        // Nobody will look for it in a folder that is gone.
+        let wanted = path.parent().is_none_or(Path::exists) && unwritten.since.elapsed() < PERSISTENCE;
+        match unwritten.record.write(path) {
+            Ok(()) => {
+                log(&format!("{} is written after all", path.display()));
+            }
+            Err(_) if wanted => {
+                unwritten.next = now + AGAIN;
+                return;
+            }
+            Err(error) => {
+                log(&format!("{}: given up", chain(&error)));
+            }
+        }
+        self.unwritten = None;
     }
 
     /// Kills and removes the container.
     pub(crate) fn destroy(&mut self) -> Result<Option<Ended>> {
         let Some(mut container) = self.container.take() else { return Ok(None) };
         let removed = container.runtime.delete(&self.arguments.id, DeleteMode::Force);
-        if container.process.ended.is_none() {
-            let status = container.process.reap(KILL_PATIENCE).unwrap_or(ExitStatus::Signaled(libc::SIGKILL));
-            container.process.set_ended(Ended::now(status, false));
+        let added = container.execs.iter_mut().filter_map(|exec| exec.process.as_mut());
+        for process in added.chain([&mut container.process]).filter(|process| process.ended.is_none()) {
+            let status = process.reap(KILL_PATIENCE).unwrap_or(ExitStatus::Signaled(libc::SIGKILL));
+            process.set_ended(Ended::now(status, false));
         }
         let ended = container.process.ended;
         if let Err(source) = removed {
@@ -440,6 +668,19 @@ impl Task {
         Ok(ended)
     }
 
+    /// The number of the next process that is added.
+    pub(crate) fn next_process(&mut self) -> u64 {
+        self.last_process += 1;
+        self.last_process
+    }
+
+    /// A client has left: what only it knew of is forgotten.
+    pub(crate) fn client_left(&mut self, client: u64) {
+        if let Some(container) = &mut self.container {
+            container.forget_client(client);
+        }
+    }
+
     fn check_id(&self, id: &str) -> Answer<()> {
         if id.is_empty() || id == self.arguments.id.as_str() {
             Ok(())
@@ -448,27 +689,76 @@ impl Task {
         }
     }
 
-    fn find(&mut self, id: &str, exec_id: &str) -> Answer<&mut Container> {
+    pub(crate) fn find(&mut self, id: &str) -> Answer<&mut Container> {
         self.check_id(id)?;
-        if !exec_id.is_empty() {
-            return Err(refuse(Code::NotFound, format!("no process {exec_id:?}")));
-        }
         let missing = || refuse(Code::NotFound, format!("container {} does not exist", self.arguments.id));
         self.container.as_mut().ok_or_else(missing)
+    }
+
+    /// A process that was started, by its name; the empty one is the first.
+    fn process_named(&mut self, id: &str, exec_id: &str) -> Answer<&mut process::Process> {
+        let container = self.find(id)?;
+        if exec_id.is_empty() {
+            return Ok(&mut container.process);
+        }
+        let exec = container.exec(exec_id)?;
+        let not_started = || refuse(Code::FailedPrecondition, format!("process {exec_id:?} is not started"));
+        exec.process.as_mut().ok_or_else(not_started)
+    }
+
+    /// The streams of a process, and whether it has ended.
+    fn streams(&mut self, id: &str, exec_id: &str) -> Answer<(&mut Streams, bool)> {
+        let container = self.find(id)?;
+        if exec_id.is_empty() {
+            let process = &mut container.process;
+            return Ok((&mut process.streams, process.ended.is_some()));
+        }
+        container.exec(exec_id)?.streams()
     }
 }
 
 impl Container {
     /// The cgroup that the runtime has made.
     fn open_cgroup(&self, root: Option<&Path>) -> estiba_runtime::Result<Cgroup> {
-        let hierarchies = root.map_or_else(Hierarchies::detect, Hierarchies::at)?;
-        Cgroup::open(&hierarchies, &self.cgroup)
+        Cgroup::open(&hierarchies(root)?, &self.cgroup)
+    }
+
+    /// Whether a process can be added now, and if not, why.
+    pub(crate) fn takes_processes(&self) -> Result<(), &'static str> {
+        match self.stage {
+            Stage::Created => Err("not started"),
+            Stage::Started if self.process.ended.is_some() => Err("ending"),
+            Stage::Started if self.paused => Err("paused"),
+            Stage::Started => Ok(()),
+            Stage::Stopped => Err("stopped"),
+        }
     }
 
     /// How it ended, once that may be told.
     fn ending(&self) -> Option<Ended> {
         self.process.ended.filter(|_| self.stage == Stage::Stopped)
     }
+}
+
+fn hierarchies(root: Option<&Path>) -> estiba_runtime::Result<Hierarchies> {
+    root.map_or_else(Hierarchies::detect, Hierarchies::at)
+}
+
+/// What the runtime answered, as a refusal.
+pub(crate) fn failed(operation: &'static str, id: &ContainerId, source: estiba_runtime::Error) -> Status {
+    Status::from(&Error::Runtime { operation, id: id.to_string(), source: Box::new(source) })
+}
+
+/// Reads a part of the OCI runtime specification, which travels as JSON under a name of its own.
+pub(crate) fn from_json<T: DeserializeOwned>(any: Option<&proto::Any>, message: &'static str) -> Answer<T> {
+    let Some(any) = any else {
+        return Err(refuse(Code::InvalidArgument, format!("no {message} is given")));
+    };
+    if any.type_url.rsplit('/').next() != Some(message) {
+        return Err(refuse(Code::InvalidArgument, format!("{:?} is given instead of {message}", any.type_url)));
+    }
+    serde_json::from_slice(&any.value)
+        .map_err(|source| Status::from(&Error::Message { message, source: Box::new(source) }))
 }
 
 /// What `Create` says about the runtime.

@@ -50,3 +50,15 @@ pub struct RuncOptions {
 impl Named for RuncOptions {
     const NAME: &'static str = "containerd.runc.v1.Options";
 }
+
+/// `containerd.runc.v1.ProcessDetails`: what [`ProcessInfo`](super::ProcessInfo) says about a process that was added.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ProcessDetails {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub exec_id: String,
+}
+
+impl Named for ProcessDetails {
+    const NAME: &'static str = "containerd.runc.v1.ProcessDetails";
+}

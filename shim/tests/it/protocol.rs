@@ -3,10 +3,11 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
+use estiba_runtime::oci_spec::runtime::{LinuxResources, Process};
 use estiba_shim::codec::{self, Decoder, Frame, Kind};
 use estiba_shim::proto::{
-    Any, Code, ExecProcessRequest, ExitCode, PauseRequest, Request, Response, RuncOptions, StateRequest, StatsRequest,
-    TASK_SERVICE, UpdateTaskRequest,
+    Any, AttachRequest, CheckpointTaskRequest, Code, ExecProcessRequest, ExitCode, Request, Response, RuncOptions,
+    SHIM_SERVICE, StateRequest, TASK_SERVICE,
 };
 use prost::Message;
 
@@ -26,16 +27,20 @@ pub(crate) const CASES: &[Case] = &[
 fn methods_that_are_not_built_are_named() -> Outcome {
     let bundle = Bundle::new(&["true"]);
     let mut client = bundle.spawn();
+    let error = client.call(&CheckpointTaskRequest::default()).expect_err("refused");
+    assert_eq!(error.code(), Some(Code::Unimplemented));
+    assert!(error.to_string().contains("Checkpoint"), "{error}");
     let errors = [
-        ("Pause", client.call(&PauseRequest::default()).map(drop)),
-        ("Exec", client.call(&ExecProcessRequest::default()).map(drop)),
-        ("Stats", client.call(&StatsRequest::default()).map(drop)),
-        ("Update", client.call(&UpdateTaskRequest::default()).map(drop)),
+        client.pause().expect_err("no container"),
+        client.resume().expect_err("no container"),
+        client.stats().expect_err("no container"),
+        client.update(&LinuxResources::default()).expect_err("no container"),
+        client.exec(ExecProcessRequest::default(), &Process::default()).expect_err("no container"),
+        client.attach(AttachRequest::default()).expect_err("no container"),
+        client.detach("", 1).expect_err("no container"),
     ];
-    for (method, answer) in errors {
-        let error = answer.expect_err("refused");
-        assert_eq!(error.code(), Some(Code::Unimplemented));
-        assert!(error.to_string().contains(method), "{error}");
+    for error in errors {
+        assert_eq!(error.code(), Some(Code::NotFound), "{error}");
     }
     client.shutdown()?;
     bundle.assert_gone();
@@ -82,6 +87,8 @@ fn wrong_calls_are_refused() -> Outcome {
         (frame(1, 1, 0, b"\xff\xff\xff"), Code::InvalidArgument),
         (frame(1, 1, 0, &request("containerd.task.v9.Task", "State", &[])), Code::Unimplemented),
         (frame(1, 1, 0, &request(TASK_SERVICE, "Teleport", &[])), Code::Unimplemented),
+        (frame(1, 1, 0, &request(SHIM_SERVICE, "Teleport", &[])), Code::Unimplemented),
+        (frame(1, 1, 0, &request(SHIM_SERVICE, "State", &[])), Code::Unimplemented),
         (frame(1, 1, 0, &request(TASK_SERVICE, "State", b"\x0a\xff")), Code::InvalidArgument),
         (frame(1, 1, 0, &request(TASK_SERVICE, "State", &other_id)), Code::NotFound),
         (frame(1, 1, codec::REMOTE_CLOSED, &state), Code::NotFound),
