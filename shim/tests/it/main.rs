@@ -2,11 +2,13 @@
 //!
 //! Containers are busybox in namespaces of their own. The test program itself is the shim, by `reexec`.
 
+mod attach;
 mod bundle;
 mod external;
 mod faults;
 mod interop;
 mod lifecycle;
+mod logs;
 mod protocol;
 mod streams;
 
@@ -21,11 +23,14 @@ type Case = (&'static str, fn() -> Outcome);
 fn main() {
     estiba_shim::reexec();
     faults::play_client();
+    logs::play_follower();
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
     let missing = bundle::missing();
-    for (name, run) in lifecycle::CASES.iter().chain(streams::CASES).chain(faults::CASES).chain(protocol::CASES) {
-        trials.push(trial(name, *run, missing));
+    for cases in [lifecycle::CASES, streams::CASES, attach::CASES, logs::CASES, faults::CASES, protocol::CASES] {
+        for (name, run) in cases {
+            trials.push(trial(name, *run, missing));
+        }
     }
     for (name, run) in external::CASES {
         trials.push(trial(name, *run, missing.or_else(external::missing)));
