@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use estiba_image::Layout;
+use estiba_shim::Runtimes;
 use estiba_storage::Snapshotter;
 
 /// How an [`Engine`](crate::Engine) is opened.
@@ -22,6 +23,10 @@ pub struct Config {
     /// Program and arguments to which the container's id is appended: run by a shim that ends when no client is there
     /// to clean up after it. Without one, the next ordinary command on the same root does it.
     pub exit_command: Vec<String>,
+    /// Program and arguments that run the root's monitor, which [`Engine::monitor`](crate::Engine::monitor) is: started when a
+    /// container wants to be restarted or checked, and expected to return once the monitor stands. Without one, such
+    /// containers are watched only while some program on the same root calls that method.
+    pub monitor_command: Vec<String>,
 }
 
 impl Default for Config {
@@ -33,6 +38,7 @@ impl Default for Config {
             snapshotter: SnapshotterKind::Overlay,
             cgroup_parent: "/estiba".to_owned(),
             exit_command: Vec::new(),
+            monitor_command: Vec::new(),
         }
     }
 }
@@ -82,4 +88,7 @@ pub struct Parts {
     /// What records call the snapshotter. A container whose record names another one is left alone, unless it is one
     /// that the engine can open by itself.
     pub snapshotter_name: String,
+    /// Runtimes by the names that [`CreateRequest::runtime`](crate::CreateRequest::runtime) may say; the same that the program
+    /// gives to [`reexec_with`](crate::reexec_with).
+    pub runtimes: Runtimes,
 }

@@ -4,9 +4,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use estiba_image::{self as image, Layout, OciArchive, Platform, Source};
 use estiba_network::{Driver, Host, Loopback};
+use estiba_runtime::{External, Native, Runtime};
+use estiba_shim::Runtimes;
 use estiba_storage::Snapshotter;
 use oci_spec::image::Descriptor;
 
@@ -16,10 +19,15 @@ use crate::error::{Error, Result};
 use crate::folder::{self, Durability, FolderLock};
 use crate::identity::{ContainerName, Id};
 use crate::images::Image;
-use crate::record::{Record, Records, Stage, Status, Summary};
-use crate::repair;
-use crate::request::{CreateRequest, NetworkMode};
-use crate::running::{self, Running};
+use crate::journal::Journal;
+use crate::record::{Origin, Record, Stage, Summary};
+use crate::records::Records;
+use crate::repair::{self, Watch};
+use crate::request::{CreateRequest, Healthcheck, NetworkMode};
+use crate::running::Running;
+use crate::spec::ImageDefaults;
+use crate::start::{self, Starter};
+use crate::streams::Streams;
 use crate::unpack;
 
 /// The format of everything below a root.
@@ -42,7 +50,9 @@ pub(crate) struct Inner {
     pub(crate) snapshotter: Arc<dyn Snapshotter>,
     snapshotter_name: String,
     pub(crate) records: Records,
+    pub(crate) journal: Journal,
     pub(crate) leases: PathBuf,
+    runtimes: Runtimes,
 }
 
 impl Engine {
@@ -57,9 +67,12 @@ impl Engine {
                 ),
                 snapshotter: open_snapshotter(&config.root, config.snapshotter)?,
                 snapshotter_name: config.snapshotter.name().to_owned(),
+                runtimes: Runtimes::default(),
             };
             Self::compose(config, parts)
         })
+        .await?
+        .watched()
         .await
     }
 
@@ -69,16 +82,19 @@ impl Engine {
             prepare_root(&config.root)?;
             Self::compose(config, parts)
         })
+        .await?
+        .watched()
         .await
     }
 
-    fn compose(mut config: Config, parts: Parts) -> Result<Self> {
+    fn compose(mut config: Config, parts: Parts) -> Result<(Self, Watch)> {
         folder::make(&config.run)?;
         // The shim and its container have another working directory than the caller.
         for path in [&mut config.root, &mut config.run] {
             *path = fs::canonicalize(&*path).map_err(Error::io("find", path.clone()))?;
         }
         let records = Records::open(&config.root, &config.run)?;
+        let journal = Journal::new(&config.root);
         let leases = config.root.join("leases").join(&parts.snapshotter_name);
         folder::make(&leases)?;
         let inner = Inner {
@@ -87,10 +103,12 @@ impl Engine {
             snapshotter: parts.snapshotter,
             snapshotter_name: parts.snapshotter_name,
             records,
+            journal,
             leases,
+            runtimes: parts.runtimes,
         };
-        repair::run(&inner)?;
-        Ok(Self { inner: Arc::new(inner) })
+        let watch = repair::run(&inner)?;
+        Ok((Self { inner: Arc::new(inner) }, watch))
     }
 
     /// Brings an image into the content store, if it is not there yet, and names it. A registry reference is looked up
@@ -143,17 +161,30 @@ impl Engine {
                 let (mut record, _lock) = inner.make(request)?;
                 record.stage = Stage::Created;
                 inner.records.write(&record)?;
+                inner.records.unmark(&record.id)?;
+                inner.tell(&[inner.event(&record, "create")]);
                 Ok(record.id)
             })
             .await?;
         Ok(Container::new(self.clone(), id))
     }
 
-    /// Makes a container and starts it in one go: if this process dies before the container was started, nothing of it
-    /// stays.
+    /// Makes a container and starts it in one go, connected to the caller by all of its streams: if this process dies before the
+    /// container was started, nothing of it stays.
     pub async fn run(&self, request: CreateRequest) -> Result<Running> {
-        let (record, lock) = self.blocking(move |inner| inner.make(request)).await?;
-        running::start(self.clone(), record, lock).await
+        self.run_with(request, Streams::ALL).await
+    }
+
+    /// The same, connected to the caller by the streams that it wants.
+    pub async fn run_with(&self, request: CreateRequest, streams: Streams) -> Result<Running> {
+        let (record, lock) = self
+            .blocking(move |inner| {
+                let (record, lock) = inner.make(request)?;
+                inner.tell(&[inner.event(&record, "create")]);
+                Ok((record, lock))
+            })
+            .await?;
+        start::start(self.clone(), record, lock, streams, Starter::User).await
     }
 
     /// The container of that name, id, or beginning of an id.
@@ -163,14 +194,17 @@ impl Engine {
         Ok(Container::new(self.clone(), id))
     }
 
-    /// All containers, the newest first.
+    /// All containers, the newest first. One whose record cannot be read is passed over, with a warning.
     pub async fn containers(&self) -> Result<Vec<Summary>> {
         self.blocking(|inner| {
             let mut summaries = Vec::new();
             for id in inner.records.ids()? {
-                if let Some(record) = inner.records.read(&id)? {
-                    let status = inner.records.status(&record)?;
-                    summaries.push(Summary { record, status });
+                match inner.records.read(&id) {
+                    Ok(Some(record)) => summaries.push(inner.summary(record)?),
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::warn!(container = %id, error = &error as &dyn std::error::Error, "a container cannot be listed");
+                    }
                 }
             }
             summaries.sort_by_key(|summary| std::cmp::Reverse(summary.record.created));
@@ -182,18 +216,16 @@ impl Engine {
     /// What a shim's exit command does: settles a container that has ended while no client was there. One that is gone
     /// already, or that somebody else is settling, is fine.
     pub async fn cleanup(&self, id: Id) -> Result<()> {
-        self.blocking(move |inner| {
-            let folder = inner.records.folder(&id);
-            if !folder.exists() {
-                return Ok(());
-            }
-            let lock = match FolderLock::wait(&folder) {
-                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
-                lock => lock?,
-            };
-            repair::settle(inner, &id, &lock)
-        })
-        .await
+        let watch = self
+            .blocking(move |inner| {
+                let lock = match FolderLock::wait(&inner.records.folder(&id)) {
+                    Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(Watch::No),
+                    lock => lock?,
+                };
+                repair::settle(inner, &id, &lock)
+            })
+            .await?;
+        if watch == Watch::Needed { self.ensure_monitor().await } else { Ok(()) }
     }
 
     /// Runs blocking work on one of tokio's blocking threads: the one place where the engine leaves async.
@@ -203,6 +235,22 @@ impl Engine {
     ) -> Result<T> {
         let inner = Arc::clone(&self.inner);
         blocking(move || work(&inner)).await
+    }
+}
+
+/// An engine that was opened, and whether containers that it has found want a monitor.
+trait Opened {
+    /// Starts the monitor if it is wanted.
+    async fn watched(self) -> Result<Engine>;
+}
+
+impl Opened for (Engine, Watch) {
+    async fn watched(self) -> Result<Engine> {
+        let (engine, watch) = self;
+        if watch == Watch::Needed {
+            engine.ensure_monitor().await?;
+        }
+        Ok(engine)
     }
 }
 
@@ -219,13 +267,28 @@ impl Inner {
         if !nix::unistd::geteuid().is_root() {
             return Err(Error::NotRoot);
         }
+        check(&request)?;
         let name = request.name.as_deref().map(str::parse::<ContainerName>).transpose()?;
         let unpacked = unpack::ensure(&request.image, &self.content, &*self.snapshotter, &self.leases)?;
-        crate::spec::arguments(&request, &unpacked.defaults)?;
+        let command = crate::spec::arguments(&request, &unpacked.defaults)?;
+        crate::spec::resources(&request.limits)?;
         let id = Id::random()?;
         let name = name.unwrap_or_else(|| ContainerName::from_id(&id));
-        let (snapshotter, cgroup) = (&self.snapshotter_name, &self.config.cgroup_parent);
-        let record = Record::new(id, name, Stage::Creating, snapshotter, cgroup, request)?;
+        let defaults = &unpacked.defaults;
+        let origin = Origin {
+            snapshotter: &self.snapshotter_name,
+            cgroup_parent: &self.config.cgroup_parent,
+            image_id: defaults.id.clone(),
+            command,
+            stop_signal: request.stop_signal.unwrap_or_else(|| stop_signal(defaults)),
+            stop_timeout: request.stop_timeout.or(defaults.stop_timeout).unwrap_or(10),
+            health: healthcheck(&request, defaults)?,
+        };
+        let mut request = request;
+        for (key, value) in &defaults.labels {
+            request.labels.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        let record = Record::new(id, name, origin, request)?;
         let lock = self.records.insert(&record)?;
         let made = record.id.snapshot_key().and_then(|key| {
             self.snapshotter.prepare(&key, unpacked.top.as_ref()).map_err(|source| Error::Snapshot {
@@ -274,10 +337,70 @@ impl Inner {
         }
     }
 
-    pub(crate) fn status(&self, id: &Id) -> Result<Status> {
-        let record = self.records.read(id)?.ok_or_else(|| Error::NoContainer { name: id.to_string() })?;
-        self.records.status(&record)
+    pub(crate) fn snapshotter_name(&self) -> &str {
+        &self.snapshotter_name
     }
+
+    /// The runtime that has made a container.
+    pub(crate) fn runtime_of(&self, record: &Record) -> Box<dyn Runtime> {
+        let state = self.records.bundle(&record.id).join("runtime");
+        match &record.request.runtime {
+            None => Box::new(Native::new(state)),
+            Some(program) => match program.to_str().and_then(|name| self.runtimes.make(name, state.clone())) {
+                Some(registered) => registered,
+                None => Box::new(External::new(program.clone(), state)),
+            },
+        }
+    }
+}
+
+/// What contradicts itself.
+fn check(request: &CreateRequest) -> Result<()> {
+    if request.auto_remove && request.restart != crate::request::RestartPolicy::No {
+        let value = request.restart.name().to_owned();
+        let reason = "it cannot be combined with the removal of the container at its end (--rm)";
+        return Err(Error::Request { field: "the restart policy", value, reason });
+    }
+    for tmpfs in &request.tmpfs {
+        if !tmpfs.destination.starts_with('/') || tmpfs.destination.trim_matches('/').is_empty() {
+            let reason = "it must be an absolute path other than /";
+            return Err(Error::Request { field: "the place of a tmpfs", value: tmpfs.destination.clone(), reason });
+        }
+    }
+    Ok(())
+}
+
+/// The image's stop signal; SIGTERM if it has none or says nonsense.
+fn stop_signal(defaults: &ImageDefaults) -> i32 {
+    let text = defaults.stop_signal.as_deref().unwrap_or_default().trim();
+    crate::signal::parse(text).unwrap_or(nix::libc::SIGTERM)
+}
+
+/// How the container is checked: what the request does not say is the image's.
+fn healthcheck(request: &CreateRequest, defaults: &ImageDefaults) -> Result<Option<Healthcheck>> {
+    let asked = request.health.clone().unwrap_or_default();
+    let image = defaults.health.as_ref();
+    let duration = |nanos: i64| u64::try_from(nanos).ok().filter(|nanos| *nanos > 0).map(Duration::from_nanos);
+    let test =
+        if asked.test.is_empty() { image.map(|check| check.test.clone()).unwrap_or_default() } else { asked.test };
+    let refused = |reason| Error::Request { field: "the health check", value: test.join(" "), reason };
+    match test.first().map(String::as_str) {
+        None | Some("NONE") => return Ok(None),
+        Some("CMD") if test.len() > 1 => {}
+        Some("CMD-SHELL") if test.len() == 2 => {}
+        Some("CMD" | "CMD-SHELL") => return Err(refused("it names no command")),
+        Some(_) => return Err(refused("it must begin with NONE, CMD or CMD-SHELL")),
+    }
+    Ok(Some(Healthcheck {
+        interval: asked.interval.or_else(|| image.and_then(|check| duration(check.interval))),
+        timeout: asked.timeout.or_else(|| image.and_then(|check| duration(check.timeout))),
+        start_period: asked.start_period.or_else(|| image.and_then(|check| duration(check.start_period))),
+        start_interval: asked.start_interval.or_else(|| image.and_then(|check| duration(check.start_interval))),
+        retries: asked
+            .retries
+            .or_else(|| image.and_then(|check| u32::try_from(check.retries).ok().filter(|retries| *retries > 0))),
+        test,
+    }))
 }
 
 fn open_snapshotter(root: &Path, kind: SnapshotterKind) -> Result<Arc<dyn Snapshotter>> {

@@ -88,6 +88,86 @@ pub enum Error {
         /// The container.
         id: Id,
     },
+    /// There is no such image.
+    #[error("there is no image {image:?}")]
+    NoImage {
+        /// The image as asked for.
+        image: String,
+    },
+    /// The image cannot be removed.
+    #[error("the image {image} is not removed: {reason}")]
+    ImageInUse {
+        /// The image as asked for.
+        image: String,
+        /// What speaks against it.
+        reason: String,
+    },
+    /// The files of a container could not be read or written.
+    #[error("cannot {operation} container {}", id.short())]
+    Files {
+        /// What was tried.
+        operation: &'static str,
+        /// The container.
+        id: Id,
+        /// Why.
+        source: Box<estiba_storage::Error>,
+    },
+    /// The root file system of the container is read-only.
+    #[error("the root file system of container {} is read-only", id.short())]
+    ReadOnly {
+        /// The container.
+        id: Id,
+    },
+    /// The container is frozen, and what was asked for needs it to be stopped.
+    #[error("container {} is paused: unpause and stop it first, or force the removal", id.short())]
+    StillPaused {
+        /// The container.
+        id: Id,
+    },
+    /// The container is frozen already.
+    #[error("container {} is already paused", id.short())]
+    Paused {
+        /// The container.
+        id: Id,
+    },
+    /// The container is not frozen.
+    #[error("container {} is not paused", id.short())]
+    NotPaused {
+        /// The container.
+        id: Id,
+    },
+    /// The container has that name.
+    #[error("the container is called {name:?} already: choose another name")]
+    SameName {
+        /// The name.
+        name: String,
+    },
+    /// The container's processes did not end though they were killed.
+    #[error("container {} does not end though it was killed: a process of it may wait for a device", id.short())]
+    DoesNotEnd {
+        /// The container.
+        id: Id,
+    },
+    /// The monitor could not be started.
+    #[error("cannot start the monitor, which restarts containers and checks their health")]
+    Monitor {
+        /// Why.
+        source: io::Error,
+    },
+    /// The container's log could not be read.
+    #[error("cannot read the log of container {}", id.short())]
+    Log {
+        /// The container.
+        id: Id,
+        /// Why.
+        source: Box<estiba_shim::Error>,
+    },
+    /// The container keeps no log.
+    #[error("container {} keeps no log: it was made with the log driver none", id.short())]
+    NoLog {
+        /// The container.
+        id: Id,
+    },
     /// The container is not running.
     #[error("container {} is not running", id.short())]
     NotRunning {
@@ -311,4 +391,16 @@ impl Error {
             }
         }
     }
+}
+
+/// An error and all of its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        line.push_str(": ");
+        line.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    line
 }

@@ -101,6 +101,20 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// Removes all that is in a folder, and leaves the folder.
+pub(crate) fn empty(path: &Path) -> Result<()> {
+    for entry in fs::read_dir(path).map_err(Error::io("list", path))? {
+        let entry = entry.map_err(Error::io("list", path))?;
+        let inner = entry.path();
+        if entry.file_type().map_err(Error::io("look at", &inner))?.is_dir() {
+            remove(&inner)?;
+        } else {
+            fs::remove_file(&inner).map_err(Error::io("remove", &inner))?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

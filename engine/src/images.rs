@@ -12,14 +12,23 @@ pub struct Image {
     pub manifest: Descriptor,
 }
 
+impl Image {
+    /// The image of a container whose record cannot be read.
+    pub(crate) fn unknown() -> Self {
+        Self { name: String::new(), manifest: nowhere(0) }
+    }
+}
+
+/// A manifest that nothing has.
+fn nowhere(size: u64) -> Descriptor {
+    let digest: oci_spec::image::Digest = format!("sha256:{}", "0".repeat(64)).parse().expect("64 digits are a digest");
+    Descriptor::new(oci_spec::image::MediaType::ImageManifest, size, digest)
+}
+
 #[cfg(test)]
 impl Image {
     /// An image that is nowhere, for tests that only look at requests.
     pub(crate) fn for_tests() -> Self {
-        let digest: oci_spec::image::Digest = format!("sha256:{}", "0".repeat(64)).parse().expect("a digest");
-        Self {
-            name: "test".to_owned(),
-            manifest: Descriptor::new(oci_spec::image::MediaType::ImageManifest, 2, digest),
-        }
+        Self { name: "test".to_owned(), manifest: nowhere(2) }
     }
 }

@@ -1,32 +1,52 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod bundle;
 mod config;
+mod connection;
 mod container;
 mod engine;
 mod error;
+mod events;
+mod exec;
+mod files;
 mod folder;
+mod health;
 mod identity;
 mod images;
+mod journal;
+mod logs;
+mod monitor;
+mod process;
 mod record;
+mod records;
 mod repair;
 mod request;
 mod running;
+mod signal;
 mod spec;
-mod stdio;
-mod task;
+mod start;
+mod store;
+mod streams;
 mod unpack;
 mod user;
 
 pub use config::{Config, Parts, ShimProgram, SnapshotterKind};
-pub use container::{Container, Kill};
+pub use container::{Container, Kill, Until, Usage};
 pub use engine::Engine;
 pub use error::{Error, Result};
+pub use events::{Events, EventsRequest};
+pub use exec::{Exec, ExecRequest};
+pub use health::{Health, HealthStatus, Probe};
 pub use identity::{ContainerName, Id};
 pub use images::Image;
-pub use record::{Exit, Record, Stage, Status, Summary};
-pub use request::{Bind, CreateRequest, NetworkMode};
+pub use journal::{Event, Kind};
+pub use logs::{Logs, LogsRequest};
+pub use record::{Ended, Exit, Record, Stage, Status, Summary};
+pub use request::{Bind, CreateRequest, Healthcheck, Limits, LogConfig, NetworkMode, RestartPolicy, Tmpfs, Ulimit};
 pub use running::Running;
+pub use store::{DiskUsage, Force, ImageDiskUsage, Removed};
+pub use streams::Streams;
 
 pub use estiba_image as image;
 pub use estiba_network as network;
@@ -40,4 +60,9 @@ pub use oci_spec;
 /// returns at once.
 pub fn reexec() {
     estiba_shim::reexec();
+}
+
+/// The same, for a program that has runtimes of its own: they are found by their names in the shim, too.
+pub fn reexec_with(runtimes: &shim::Runtimes) {
+    estiba_shim::reexec_with(runtimes);
 }

@@ -1,7 +1,9 @@
 //! What a caller asks of a new container.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,9 +13,13 @@ use crate::images::Image;
 /// A container to be made: an image and what differs from the image's own configuration.
 ///
 /// ```
-/// use estiba_engine::{CreateRequest, Image};
+/// use estiba_engine::{CreateRequest, Image, Limits};
 /// # fn request(image: Image) -> CreateRequest {
-/// CreateRequest { command: vec!["true".into()], memory: Some(64 << 20), ..CreateRequest::new(image) }
+/// CreateRequest {
+///     command: vec!["true".into()],
+///     limits: Limits { memory: Some(64 << 20), ..Limits::default() },
+///     ..CreateRequest::new(image)
+/// }
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,16 +39,40 @@ pub struct CreateRequest {
     pub workdir: Option<String>,
     /// `UID[:GID]` or `NAME[:GROUP]`, instead of the image's.
     pub user: Option<String>,
+    /// Supplementary groups, by number or by the image's names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub group_add: Vec<String>,
     /// Host name; the first 12 characters of the id if there is none.
     pub hostname: Option<String>,
+    /// Marks of the user's own, over the image's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Folders and files of the host shown inside.
     pub binds: Vec<Bind>,
-    /// Memory limit in bytes; swap included.
-    pub memory: Option<u64>,
-    /// CPU time per wall time, in units of 0.000000001 CPU (Docker's `NanoCpus`).
-    pub nano_cpus: Option<u64>,
-    /// Greatest number of processes and threads.
-    pub pids_limit: Option<i64>,
+    /// Memory file systems inside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tmpfs: Vec<Tmpfs>,
+    /// Size of `/dev/shm` in bytes; 64 MiB if it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm_size: Option<u64>,
+    /// What the container may use.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Limits of each process, such as `nofile`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ulimits: Vec<Ulimit>,
+    /// Kernel parameters of the container's own namespaces.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
+    /// How ready the kernel is to end its processes when memory runs out, from -1000 to 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_score_adj: Option<i32>,
+    /// Capabilities beyond the default ones (`NET_ADMIN`, `CAP_NET_ADMIN`, `ALL`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cap_add: Vec<String>,
+    /// Default capabilities that it does not get.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cap_drop: Vec<String>,
     /// The container's network.
     pub network: NetworkMode,
     /// The root file system is read-only.
@@ -50,13 +80,29 @@ pub struct CreateRequest {
     /// A terminal is allocated for the process.
     pub tty: bool,
     /// The terminal's first size: columns and rows.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub console_size: Option<(u16, u16)>,
     /// Standard input is connected; without it the process reads from `/dev/null`.
     pub interactive: bool,
     /// Record, root and all that is the container's are removed when it has ended.
     pub auto_remove: bool,
-    /// An OCI runtime's program file; the built-in runtime if there is none.
+    /// Whether it is started again when it has ended.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// The signal that asks it to end; the image's, or SIGTERM, if it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<i32>,
+    /// Seconds between that signal and SIGKILL; the image's, or 10. Negative: no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<i64>,
+    /// How to find out whether it is well, over what the image says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Healthcheck>,
+    /// Where its output is kept.
+    #[serde(default)]
+    pub log: LogConfig,
+    /// An OCI runtime's program file, or a name that the program has registered ([`Runtimes`](crate::shim::Runtimes)); the
+    /// built-in runtime if there is none.
     pub runtime: Option<PathBuf>,
 }
 
@@ -72,19 +118,209 @@ impl CreateRequest {
             env: Vec::new(),
             workdir: None,
             user: None,
+            group_add: Vec::new(),
             hostname: None,
+            labels: BTreeMap::new(),
             binds: Vec::new(),
-            memory: None,
-            nano_cpus: None,
-            pids_limit: None,
+            tmpfs: Vec::new(),
+            shm_size: None,
+            limits: Limits::default(),
+            ulimits: Vec::new(),
+            sysctls: BTreeMap::new(),
+            oom_score_adj: None,
+            cap_add: Vec::new(),
+            cap_drop: Vec::new(),
             network: NetworkMode::None,
             read_only: false,
             tty: false,
             console_size: None,
             interactive: false,
             auto_remove: false,
+            restart: RestartPolicy::No,
+            stop_signal: None,
+            stop_timeout: None,
+            health: None,
+            log: LogConfig::default(),
             runtime: None,
         }
+    }
+}
+
+/// What a container may use. `None` is no limit of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Memory in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Memory and swap together in bytes; -1 is any amount of swap. Without it a limited container gets as much swap as memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_swap: Option<i64>,
+    /// Bytes of memory that the kernel tries to leave it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_reservation: Option<u64>,
+    /// CPU time per wall time, in units of 0.000000001 CPU (Docker's `NanoCpus`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nano_cpus: Option<u64>,
+    /// Weight against other containers; 1024 is the usual one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_shares: Option<u64>,
+    /// Microseconds of CPU time in each period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_quota: Option<i64>,
+    /// The period in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_period: Option<u64>,
+    /// The CPUs that it may run on (`0-2,4`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpuset_cpus: Option<String>,
+    /// The memory nodes that it may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpuset_mems: Option<String>,
+    /// Greatest number of processes and threads; 0 and less are any number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids_limit: Option<i64>,
+    /// Weight of its block I/O, from 10 to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blkio_weight: Option<u16>,
+}
+
+impl Limits {
+    /// These limits, with those of `changes` that are there in their place.
+    #[must_use]
+    pub fn changed(&self, changes: &Self) -> Self {
+        Self {
+            memory: changes.memory.or(self.memory),
+            memory_swap: changes.memory_swap.or(self.memory_swap),
+            memory_reservation: changes.memory_reservation.or(self.memory_reservation),
+            nano_cpus: changes.nano_cpus.or(self.nano_cpus),
+            cpu_shares: changes.cpu_shares.or(self.cpu_shares),
+            cpu_quota: changes.cpu_quota.or(self.cpu_quota),
+            cpu_period: changes.cpu_period.or(self.cpu_period),
+            cpuset_cpus: changes.cpuset_cpus.clone().or_else(|| self.cpuset_cpus.clone()),
+            cpuset_mems: changes.cpuset_mems.clone().or_else(|| self.cpuset_mems.clone()),
+            pids_limit: changes.pids_limit.or(self.pids_limit),
+            blkio_weight: changes.blkio_weight.or(self.blkio_weight),
+        }
+    }
+}
+
+/// A limit of each process: [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// Docker's name for it, in lower case and without `RLIMIT_`: `nofile`, `nproc`, `core` …
+    pub name: String,
+    /// What holds now; `u64::MAX` is no limit.
+    pub soft: u64,
+    /// How far the process may raise it.
+    pub hard: u64,
+}
+
+/// A memory file system in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tmpfs {
+    /// Absolute path inside.
+    pub destination: String,
+    /// Options of [tmpfs(5)](https://man7.org/linux/man-pages/man5/tmpfs.5.html) and of the mount (`size=64m`, `mode=1777`, `exec`).
+    pub options: Vec<String>,
+}
+
+/// Whether a container is started again when it has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// It is not.
+    #[default]
+    No,
+    /// If it ended with another status than 0; that often at most, if a number is given.
+    OnFailure {
+        /// The greatest number of times.
+        retries: Option<u32>,
+    },
+    /// Whatever it ended with, unless somebody has stopped it; after a reboot in any case.
+    Always,
+    /// As `Always`, but one that somebody has stopped stays so after a reboot, too.
+    UnlessStopped,
+}
+
+impl RestartPolicy {
+    /// The policy's name as Docker writes it, without the number.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::OnFailure { .. } => "on-failure",
+            Self::Always => "always",
+            Self::UnlessStopped => "unless-stopped",
+        }
+    }
+}
+
+impl FromStr for RestartPolicy {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let refused = |reason| Error::Request { field: "the restart policy", value: text.to_owned(), reason };
+        let (name, number) = match text.split_once(':') {
+            Some((name, number)) => (name, Some(number)),
+            None => (text, None),
+        };
+        match (name, number) {
+            ("" | "no", None) => Ok(Self::No),
+            ("always", None) => Ok(Self::Always),
+            ("unless-stopped", None) => Ok(Self::UnlessStopped),
+            ("on-failure", None) => Ok(Self::OnFailure { retries: None }),
+            ("on-failure", Some(number)) => {
+                let retries = number.parse().map_err(|_| refused("the number of retries must be 0 or more"))?;
+                Ok(Self::OnFailure { retries: Some(retries).filter(|retries| *retries > 0) })
+            }
+            ("no" | "always" | "unless-stopped", Some(_)) => Err(refused("only on-failure takes a number of retries")),
+            _ => Err(refused("use no, on-failure[:RETRIES], always or unless-stopped")),
+        }
+    }
+}
+
+/// How to find out whether a container is well. What is not said is the image's, or else the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Healthcheck {
+    /// `NONE`, or `CMD` and its arguments, or `CMD-SHELL` and a command line. Empty is the image's.
+    pub test: Vec<String>,
+    /// Time between checks; 30 seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Duration>,
+    /// Time after which a check has failed; 30 seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+    /// Time from the start in which failures do not count; none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_period: Option<Duration>,
+    /// Time between checks in the start period; 5 seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_interval: Option<Duration>,
+    /// Failures in a row that make it unhealthy; 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u32>,
+}
+
+/// Where a container's output is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogConfig {
+    /// In Docker's json-file format, beside the record.
+    JsonFile {
+        /// Bytes after which a new file is begun.
+        max_size: Option<u64>,
+        /// Number of files that are kept.
+        max_files: Option<u32>,
+    },
+    /// Nowhere.
+    None,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self::JsonFile { max_size: None, max_files: None }
     }
 }
 
@@ -161,6 +397,25 @@ mod tests {
         assert!(!"/a:/b".parse::<Bind>().expect("a bind").read_only);
         for bad in ["", "/a", "a:/b", "/a:b", "/a:/", "/a:/.", "/a:/b:ro:x", "/a:/b:exec"] {
             assert!(bad.parse::<Bind>().is_err(), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn restart_policies() {
+        for (text, expected) in [
+            ("no", Some(RestartPolicy::No)),
+            ("", Some(RestartPolicy::No)),
+            ("always", Some(RestartPolicy::Always)),
+            ("unless-stopped", Some(RestartPolicy::UnlessStopped)),
+            ("on-failure", Some(RestartPolicy::OnFailure { retries: None })),
+            ("on-failure:0", Some(RestartPolicy::OnFailure { retries: None })),
+            ("on-failure:3", Some(RestartPolicy::OnFailure { retries: Some(3) })),
+            ("on-failure:-1", None),
+            ("on-failure:", None),
+            ("always:3", None),
+            ("sometimes", None),
+        ] {
+            assert_eq!(text.parse().ok(), expected, "{text}");
         }
     }
 

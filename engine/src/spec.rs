@@ -1,20 +1,20 @@
 //! An image's configuration and a request become an OCI runtime configuration. Pure: nothing of the host is read or
 //! changed here.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     BoxBuilder, Capability, Linux, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDeviceCgroup,
     LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
-    LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, Process, ProcessBuilder, RootBuilder,
-    Spec, SpecBuilder, UserBuilder,
+    LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder,
+    PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 use crate::error::{Error, Result};
 use crate::identity::Id;
-use crate::request::{CreateRequest, NetworkMode};
+use crate::request::{CreateRequest, Limits, NetworkMode, Ulimit};
 use crate::user::Identity;
 
 /// What the image says of how it is run.
@@ -25,6 +25,12 @@ pub(crate) struct ImageDefaults {
     pub(crate) env: Vec<String>,
     pub(crate) workdir: String,
     pub(crate) user: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) stop_signal: Option<String>,
+    pub(crate) stop_timeout: Option<i64>,
+    pub(crate) health: Option<estiba_image::Healthcheck>,
+    /// Digest of the configuration.
+    pub(crate) id: String,
 }
 
 /// Files of the host that stand in for the container's own.
@@ -52,6 +58,13 @@ const CAPABILITIES: [Capability; 14] = [
     Capability::Setuid,
     Capability::SysChroot,
 ];
+
+/// All capabilities that there are.
+const ALL: &str = "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE \
+                   DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD \
+                   NET_ADMIN NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG SYS_ADMIN \
+                   SYS_BOOT SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME \
+                   SYS_TTY_CONFIG WAKE_ALARM";
 
 /// What of /proc and /sys tells of the host or acts on it; hidden, as Docker 28 does.
 const MASKED_PATHS: [&str; 12] = [
@@ -100,7 +113,7 @@ pub(crate) fn build(
     )
 }
 
-fn built<T>(field: &'static str, result: Result<T, OciSpecError>) -> Result<T> {
+pub(crate) fn built<T>(field: &'static str, result: Result<T, OciSpecError>) -> Result<T> {
     result.map_err(|source| Error::Spec { field, source: source.into() })
 }
 
@@ -124,7 +137,13 @@ fn environment(request: &CreateRequest, image: &ImageDefaults, hostname: &str) -
     if request.tty {
         variables.push("TERM=xterm".to_owned());
     }
-    for variable in image.env.iter().chain(&request.env) {
+    set_variables(&mut variables, image.env.iter().chain(&request.env));
+    variables
+}
+
+/// Sets variables over those that are there.
+pub(crate) fn set_variables<'a>(variables: &mut Vec<String>, changes: impl IntoIterator<Item = &'a String>) {
+    for variable in changes {
         let key = variable.split('=').next().unwrap_or_default();
         let same = variables.iter_mut().find(|known| known.split('=').next() == Some(key));
         match same {
@@ -132,7 +151,6 @@ fn environment(request: &CreateRequest, image: &ImageDefaults, hostname: &str) -
             None => variables.push(variable.clone()),
         }
     }
-    variables
 }
 
 fn process(request: &CreateRequest, image: &ImageDefaults, identity: &Identity, hostname: &str) -> Result<Process> {
@@ -140,11 +158,12 @@ fn process(request: &CreateRequest, image: &ImageDefaults, identity: &Identity, 
     if !identity.groups.is_empty() {
         user = user.additional_gids(identity.groups.clone());
     }
-    let allowed = || CAPABILITIES.into_iter().collect::<HashSet<_>>();
+    let capabilities = capabilities(request)?;
+    let allowed = || capabilities.iter().copied().collect::<HashSet<_>>();
     // Nobody but root is given capabilities; its bounding set is what a set-uid program could get (nothing, with
     // no_new_privs).
     let held = || if identity.uid == 0 { allowed() } else { HashSet::new() };
-    let capabilities = LinuxCapabilitiesBuilder::default()
+    let sets = LinuxCapabilitiesBuilder::default()
         .bounding(allowed())
         .effective(held())
         .permitted(held())
@@ -173,11 +192,64 @@ fn process(request: &CreateRequest, image: &ImageDefaults, identity: &Identity, 
             .args(arguments(request, image)?)
             .env(environment(request, image, hostname))
             .cwd(workdir)
-            .capabilities(built("process.capabilities", capabilities)?)
+            .capabilities(built("process.capabilities", sets)?)
             .no_new_privileges(true)
-            .rlimits(Vec::new())
+            .rlimits(request.ulimits.iter().map(rlimit).collect::<Result<Vec<_>>>()?)
             .build(),
     )
+}
+
+/// The capabilities that root has in the container: the default ones, with what the request adds and takes away.
+fn capabilities(request: &CreateRequest) -> Result<Vec<Capability>> {
+    let parse = |field, name: &String| -> Result<Option<Capability>> {
+        let name = name.to_ascii_uppercase();
+        let bare = name.strip_prefix("CAP_").unwrap_or(&name);
+        if bare == "ALL" {
+            return Ok(None);
+        }
+        let reason = "there is no such capability: use a name such as NET_ADMIN, or ALL";
+        bare.parse().map(Some).map_err(|_| Error::Request { field, value: name.clone(), reason })
+    };
+    let list = |field, names: &[String]| -> Result<Vec<Option<Capability>>> {
+        names.iter().map(|name| parse(field, name)).collect()
+    };
+    let (added, dropped) = (list("the capability", &request.cap_add)?, list("the capability", &request.cap_drop)?);
+    let base: Vec<Capability> = match (added.contains(&None), dropped.contains(&None)) {
+        (true, _) => all_capabilities(),
+        (false, true) => Vec::new(),
+        (false, false) => CAPABILITIES.to_vec(),
+    };
+    let gone: HashSet<Capability> = dropped.into_iter().flatten().collect();
+    let mut capabilities: Vec<Capability> = base.into_iter().filter(|one| !gone.contains(one)).collect();
+    for capability in added.into_iter().flatten() {
+        if !capabilities.contains(&capability) {
+            capabilities.push(capability);
+        }
+    }
+    Ok(capabilities)
+}
+
+/// All capabilities that there are.
+pub(crate) fn all_capabilities() -> Vec<Capability> {
+    ALL.split_ascii_whitespace().filter_map(|name| name.parse().ok()).collect()
+}
+
+fn rlimit(ulimit: &Ulimit) -> Result<PosixRlimit> {
+    let name = format!("\"RLIMIT_{}\"", ulimit.name.to_ascii_uppercase());
+    let typ: PosixRlimitType = serde_json::from_str(&name).map_err(|_| Error::Request {
+        field: "the ulimit",
+        value: ulimit.name.clone(),
+        reason: "there is no such limit: use a name such as nofile, nproc or core",
+    })?;
+    if ulimit.soft > ulimit.hard {
+        let value = format!("{}={}:{}", ulimit.name, ulimit.soft, ulimit.hard);
+        return Err(Error::Request {
+            field: "the ulimit",
+            value,
+            reason: "the first number must not be above the second",
+        });
+    }
+    built("process.rlimits", PosixRlimitBuilder::default().typ(typ).soft(ulimit.soft).hard(ulimit.hard).build())
 }
 
 fn mount(destination: &str, typ: &str, source: &str, options: &[&str]) -> Result<Mount> {
@@ -186,6 +258,7 @@ fn mount(destination: &str, typ: &str, source: &str, options: &[&str]) -> Result
 }
 
 fn mounts(request: &CreateRequest, files: &HostFiles) -> Result<Vec<Mount>> {
+    let shm_size = format!("size={}", request.shm_size.unwrap_or(64 << 20));
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
@@ -198,8 +271,13 @@ fn mounts(request: &CreateRequest, files: &HostFiles) -> Result<Vec<Mount>> {
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"])?,
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"])?,
+        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm_size])?,
     ];
+    for tmpfs in &request.tmpfs {
+        let mut options = vec!["nosuid", "nodev", "noexec"];
+        options.extend(tmpfs.options.iter().map(String::as_str));
+        mounts.push(mount(&tmpfs.destination, "tmpfs", "tmpfs", &options)?);
+    }
     let access = if request.read_only { "ro" } else { "rw" };
     let options = &["bind", "rprivate", "nosuid", "nodev", "noexec", access];
     for (destination, source) in
@@ -239,39 +317,133 @@ fn linux(cgroup: &str, request: &CreateRequest) -> Result<Linux> {
         "linux",
         LinuxBuilder::default()
             .namespaces(namespaces)
-            .resources(resources(request)?)
+            .resources(with_devices(resources(&request.limits)?)?)
+            .sysctl(request.sysctls.clone().into_iter().collect::<HashMap<_, _>>())
             .cgroups_path(cgroup)
-            .seccomp(estiba_runtime::seccomp::default_profile(&CAPABILITIES))
+            .seccomp(estiba_runtime::seccomp::default_profile(&capabilities(request)?))
             .masked_paths(owned(&MASKED_PATHS))
             .readonly_paths(owned(&READONLY_PATHS))
             .build(),
     )
 }
 
-fn resources(request: &CreateRequest) -> Result<LinuxResources> {
+/// Limits in the words of the specification; those that cannot hold are refused.
+pub(crate) fn resources(limits: &Limits) -> Result<LinuxResources> {
+    const FIELD: &str = "linux.resources";
     let refused = |field, value: String, reason| Error::Request { field, value, reason };
-    let mut resources = LinuxResourcesBuilder::default().devices(device_rules()?);
-    if let Some(bytes) = request.memory {
-        let limit = i64::try_from(bytes)
-            .ok()
-            .filter(|limit| *limit >= 1 << 19)
-            .ok_or_else(|| refused("the memory limit", bytes.to_string(), "it must be at least 512k"))?;
-        resources =
-            resources.memory(built("linux.resources.memory", LinuxMemoryBuilder::default().limit(limit).build())?);
+    let mut resources = LinuxResourcesBuilder::default();
+    if let Some(memory) = memory(limits)? {
+        resources = resources.memory(memory);
     }
-    if let Some(nano_cpus) = request.nano_cpus {
+    let mut cpu = LinuxCpuBuilder::default();
+    if let Some(nano_cpus) = limits.nano_cpus {
+        if limits.cpu_quota.is_some() || limits.cpu_period.is_some() {
+            let value = (nano_cpus as f64 / 1e9).to_string();
+            return Err(refused("the number of CPUs", value, "it cannot be combined with a quota or period"));
+        }
         // 0.01 CPU is the least that the kernel takes (a quota of 1 ms in 100 ms).
-        let quota = i64::try_from(nano_cpus / 10_000)
-            .ok()
-            .filter(|quota| *quota >= 1_000)
-            .ok_or_else(|| refused("the number of CPUs", nano_cpus.to_string(), "it must be at least 0.01"))?;
-        resources = resources
-            .cpu(built("linux.resources.cpu", LinuxCpuBuilder::default().period(100_000_u64).quota(quota).build())?);
+        let quota = i64::try_from(nano_cpus / 10_000).ok().filter(|quota| *quota >= 1_000).ok_or_else(|| {
+            refused("the number of CPUs", (nano_cpus as f64 / 1e9).to_string(), "it must be at least 0.01")
+        })?;
+        cpu = cpu.period(100_000_u64).quota(quota);
     }
-    if let Some(limit) = request.pids_limit.filter(|limit| *limit > 0) {
+    if let Some(shares) = limits.cpu_shares {
+        cpu = cpu.shares(shares);
+    }
+    if let Some(quota) = limits.cpu_quota {
+        cpu = cpu.quota(quota);
+    }
+    if let Some(period) = limits.cpu_period {
+        cpu = cpu.period(period);
+    }
+    if let Some(cpus) = &limits.cpuset_cpus {
+        cpu = cpu.cpus(cpus.clone());
+    }
+    if let Some(mems) = &limits.cpuset_mems {
+        cpu = cpu.mems(mems.clone());
+    }
+    let cpu = built("linux.resources.cpu", cpu.build())?;
+    if cpu != oci_spec::runtime::LinuxCpu::default() {
+        resources = resources.cpu(cpu);
+    }
+    if let Some(limit) = limits.pids_limit.filter(|limit| *limit > 0) {
         resources = resources.pids(built("linux.resources.pids", LinuxPidsBuilder::default().limit(limit).build())?);
     }
-    built("linux.resources", resources.build())
+    if let Some(weight) = limits.blkio_weight.filter(|weight| *weight != 0) {
+        if !(10..=1000).contains(&weight) {
+            return Err(refused("the weight of block I/O", weight.to_string(), "it must be from 10 to 1000"));
+        }
+        let block = oci_spec::runtime::LinuxBlockIoBuilder::default().weight(weight).build();
+        resources = resources.block_io(built("linux.resources.blockIO", block)?);
+    }
+    built(FIELD, resources.build())
+}
+
+fn memory(limits: &Limits) -> Result<Option<oci_spec::runtime::LinuxMemory>> {
+    let refused = |field, value: String, reason| Error::Request { field, value, reason };
+    let Limits { memory, memory_swap, memory_reservation, .. } = *limits;
+    if memory.is_none() && memory_swap.is_none() && memory_reservation.is_none() {
+        return Ok(None);
+    }
+    let mut built_memory = LinuxMemoryBuilder::default();
+    let limit = match memory {
+        // Docker's zero is no limit.
+        None | Some(0) => None,
+        Some(bytes) => Some(
+            i64::try_from(bytes)
+                .ok()
+                .filter(|limit| *limit >= 1 << 19)
+                .ok_or_else(|| refused("the memory limit", bytes.to_string(), "it must be at least 512k"))?,
+        ),
+    };
+    if let Some(limit) = limit {
+        built_memory = built_memory.limit(limit);
+    }
+    if let Some(swap) = memory_swap.filter(|swap| *swap != 0) {
+        let Some(limit) = limit else {
+            return Err(refused("the swap limit", swap.to_string(), "it needs a memory limit"));
+        };
+        if swap != -1 && swap < limit {
+            return Err(refused(
+                "the swap limit",
+                swap.to_string(),
+                "it includes memory, and must not be below that limit",
+            ));
+        }
+        built_memory = built_memory.swap(swap);
+    }
+    if let Some(bytes) = memory_reservation.filter(|bytes| *bytes != 0) {
+        let reservation = i64::try_from(bytes)
+            .map_err(|_| refused("the memory reservation", bytes.to_string(), "it is more than there can be"))?;
+        if limit.is_some_and(|limit| limit < reservation) {
+            return Err(refused("the memory reservation", bytes.to_string(), "it must not be above the memory limit"));
+        }
+        built_memory = built_memory.reservation(reservation);
+    }
+    built("linux.resources.memory", built_memory.build()).map(Some)
+}
+
+/// What of `changed` has to be told to a container that runs, when `asked` is what was asked for.
+pub(crate) fn changes(asked: &Limits, changed: &Limits) -> Result<LinuxResources> {
+    // Memory and swap hang together, and so do quota and period.
+    let told = |any: bool, limits: &Limits| if any { limits.clone() } else { Limits::default() };
+    let memory =
+        told(asked.memory.is_some() || asked.memory_swap.is_some() || asked.memory_reservation.is_some(), changed);
+    let cpu = told(asked.nano_cpus.is_some() || asked.cpu_quota.is_some() || asked.cpu_period.is_some(), changed);
+    resources(&Limits {
+        memory: memory.memory,
+        memory_swap: memory.memory_swap,
+        memory_reservation: memory.memory_reservation,
+        nano_cpus: cpu.nano_cpus,
+        cpu_quota: cpu.cpu_quota,
+        cpu_period: cpu.cpu_period,
+        ..asked.clone()
+    })
+}
+
+fn with_devices(mut resources: LinuxResources) -> Result<LinuxResources> {
+    resources.set_devices(Some(device_rules()?));
+    Ok(resources)
 }
 
 /// All devices denied but those that every container has (and the making of nodes, which gives no access).
@@ -354,9 +526,12 @@ mod tests {
     fn the_configuration_is_isolated_and_limited() {
         let request = CreateRequest {
             command: words("true"),
-            memory: Some(64 << 20),
-            nano_cpus: Some(1_500_000_000),
-            pids_limit: Some(7),
+            limits: Limits {
+                memory: Some(64 << 20),
+                nano_cpus: Some(1_500_000_000),
+                pids_limit: Some(7),
+                ..Limits::default()
+            },
             binds: vec![Bind { source: "/a".into(), destination: "/etc/hosts".into(), read_only: true }],
             ..request()
         };
@@ -383,10 +558,46 @@ mod tests {
 
     #[test]
     fn limits_that_cannot_hold_are_refused() {
-        assert!(resources(&CreateRequest { memory: Some(1), ..request() }).is_err());
-        assert!(resources(&CreateRequest { memory: Some(u64::MAX), ..request() }).is_err());
-        assert!(resources(&CreateRequest { nano_cpus: Some(1), ..request() }).is_err());
-        assert!(resources(&CreateRequest { pids_limit: Some(-1), ..request() }).expect("no limit").pids().is_none());
+        let limits = Limits::default;
+        for refused in [
+            Limits { memory: Some(1), ..limits() },
+            Limits { memory: Some(u64::MAX), ..limits() },
+            Limits { memory: Some(64 << 20), memory_swap: Some(1 << 20), ..limits() },
+            Limits { memory_swap: Some(1 << 20), ..limits() },
+            Limits { memory: Some(1 << 20), memory_reservation: Some(2 << 20), ..limits() },
+            Limits { nano_cpus: Some(1), ..limits() },
+            Limits { nano_cpus: Some(1_000_000_000), cpu_quota: Some(5000), ..limits() },
+            Limits { blkio_weight: Some(5), ..limits() },
+        ] {
+            assert!(resources(&refused).is_err(), "{refused:?}");
+        }
+        let none = resources(&Limits { pids_limit: Some(-1), memory: Some(0), ..limits() }).expect("no limit");
+        assert!(none.pids().is_none());
+        let swap = Limits { memory: Some(64 << 20), memory_swap: Some(-1), ..limits() };
+        assert_eq!(resources(&swap).expect("swap").memory().expect("memory").swap(), Some(-1));
+    }
+
+    #[test]
+    fn changes_carry_what_hangs_together() {
+        let before = Limits { memory: Some(64 << 20), cpu_shares: Some(5), ..Limits::default() };
+        let asked = Limits { memory_swap: Some(128 << 20), ..Limits::default() };
+        let told = changes(&asked, &before.changed(&asked)).expect("told");
+        let memory = told.memory().expect("memory");
+        assert_eq!((memory.limit(), memory.swap()), (Some(64 << 20), Some(128 << 20)));
+        assert!(told.cpu().is_none());
+    }
+
+    #[test]
+    fn capabilities_are_added_and_taken_away() {
+        let with = |add: &str, drop: &str| {
+            capabilities(&CreateRequest { cap_add: words(add), cap_drop: words(drop), ..request() })
+        };
+        assert_eq!(with("", "").expect("default"), CAPABILITIES);
+        assert!(with("NET_ADMIN", "").expect("one more").contains(&Capability::NetAdmin));
+        assert!(!with("", "cap_chown").expect("one less").contains(&Capability::Chown));
+        assert_eq!(with("cap_sys_ptrace", "ALL").expect("one"), [Capability::SysPtrace]);
+        assert!(with("ALL", "").expect("all").len() > 35);
+        assert!(with("NOTHING", "").is_err());
     }
 
     #[test]

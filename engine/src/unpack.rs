@@ -212,12 +212,23 @@ pub(crate) fn remove_abandoned(snapshotter: &dyn Snapshotter, leases: &Path) -> 
 }
 
 fn defaults(image: &estiba_image::Image) -> ImageDefaults {
-    let Some(config) = image.config().oci.config() else { return ImageDefaults::default() };
+    let docker = &image.config().docker;
+    let id = image.id().to_string();
+    let beside = ImageDefaults {
+        health: docker.healthcheck.clone(),
+        stop_timeout: docker.stop_timeout,
+        id,
+        ..ImageDefaults::default()
+    };
+    let Some(config) = image.config().oci.config() else { return beside };
     ImageDefaults {
         entrypoint: config.entrypoint().clone().unwrap_or_default(),
         command: config.cmd().clone().unwrap_or_default(),
         env: config.env().clone().unwrap_or_default(),
         workdir: config.working_dir().clone().unwrap_or_default(),
         user: config.user().clone().unwrap_or_default(),
+        labels: config.labels().clone().unwrap_or_default().into_iter().collect(),
+        stop_signal: config.stop_signal().clone().filter(|signal| !signal.is_empty()),
+        ..beside
     }
 }

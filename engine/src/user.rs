@@ -55,6 +55,21 @@ pub(crate) fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity>
     Ok(Identity { uid, gid: primary, groups })
 }
 
+/// Adds supplementary groups, by number or by the image's names.
+pub(crate) fn add_groups(identity: &mut Identity, wanted: &[String], group: &str) -> Result<()> {
+    for name in wanted {
+        let no_group = || Error::NoUser { user: name.clone() };
+        let gid = match as_number(name).map_err(|()| no_group())? {
+            Some(gid) => gid,
+            None => group.lines().filter_map(Group::parse).find(|g| g.name == name).ok_or_else(no_group)?.gid,
+        };
+        identity.groups.push(gid);
+    }
+    identity.groups.sort_unstable();
+    identity.groups.dedup();
+    Ok(())
+}
+
 /// The number if the text is one; an error if it is one that is no uid.
 fn as_number(text: &str) -> Result<Option<u32>, ()> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {

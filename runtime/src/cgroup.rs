@@ -33,8 +33,8 @@ use self::devices::{Devices, Line};
 use self::folder::Folder;
 use self::hierarchies::{CgroupName, Controller, Home};
 pub use self::hierarchies::{Hierarchies, Mode};
-pub use self::oom::OomEvents;
 use self::limits::{Plan, Setting};
+pub use self::oom::OomEvents;
 use crate::error::{Error, Result};
 use crate::sys::bpf;
 

@@ -29,6 +29,8 @@ pub use features::Features;
 pub use id::ContainerId;
 pub use native::Native;
 pub use oci_spec;
-pub use runtime::{CreateOptions, Created, DeleteMode, ExecOptions, Keyring, KillTarget, RootSwitch, Runtime, Stdio, inherited_fds};
+pub use runtime::{
+    CreateOptions, Created, DeleteMode, ExecOptions, Keyring, KillTarget, RootSwitch, Runtime, Stdio, inherited_fds,
+};
 pub use state::{State, Status};
 pub use stats::{CpuStats, IoStats, MemoryStats, PidsStats, Stats};

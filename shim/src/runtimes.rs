@@ -38,7 +38,9 @@ impl Runtimes {
         self.list.iter().map(|(name, _)| name.as_str())
     }
 
-    pub(crate) fn make(&self, name: &str, state_root: PathBuf) -> Option<Box<dyn Runtime>> {
+    /// The runtime of that name, with its state in `state_root`; `None` if no runtime has the name.
+    #[must_use]
+    pub fn make(&self, name: &str, state_root: PathBuf) -> Option<Box<dyn Runtime>> {
         let (_, factory) = self.list.iter().find(|(known, _)| known == name)?;
         Some(factory(state_root))
     }

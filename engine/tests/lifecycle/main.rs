@@ -5,7 +5,7 @@ mod place;
 
 use std::time::Duration;
 
-use estiba_engine::{CreateRequest, Error, Exit, Kill, Running, Stage, Status};
+use estiba_engine::{CreateRequest, Error, Exit, Kill, Limits, Running, Stage, Status};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::io::AsyncReadExt;
 
@@ -237,8 +237,10 @@ fn killed_shim() -> Result {
 fn memory_ran_out() -> Result {
     on(async |place| {
         let engine = place.open().await?;
-        let request =
-            CreateRequest { memory: Some(16 << 20), ..shell(place, "exec dd if=/dev/zero of=/dev/null bs=64M") };
+        let request = CreateRequest {
+            limits: Limits { memory: Some(16 << 20), ..Limits::default() },
+            ..shell(place, "exec dd if=/dev/zero of=/dev/null bs=64M")
+        };
         let (_, exit) = attend(engine.run(request).await?).await?;
         assert_eq!(exit, Exit { status: 137, signal: Some(9), oom_killed: true });
         Ok(())
@@ -251,7 +253,7 @@ fn future_record() -> Result {
         let container = engine.create(CreateRequest { auto_remove: false, ..shell(place, "true") }).await?;
         let path = place.root().join("containers").join(container.id().as_str()).join("record.json");
         let record = std::fs::read_to_string(&path)?;
-        std::fs::write(&path, record.replacen("\"version\":1", "\"version\":2", 1))?;
+        std::fs::write(&path, record.replacen("\"version\":2", "\"version\":3", 1))?;
         let other = place.open().await?;
         assert_eq!(attend(other.run(shell(place, "echo fine")).await?).await?.0, "fine\n");
         let error = container.status().await.err().ok_or("a record of the future was read")?;

@@ -72,6 +72,8 @@ impl Place {
         {
             left.extend(entries(&folder));
         }
+        // What says in which boot the records were looked at.
+        left.retain(|path| *path != self.run().join("boot"));
         let mut snapshots = Vec::new();
         below(&self.root().join("snapshots"), &mut snapshots);
         left.extend(snapshots.into_iter().filter(|path| {

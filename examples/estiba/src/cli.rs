@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use estiba_engine::{Config, Engine, ShimProgram, SnapshotterKind};
 
 use crate::failure::{Failure, Result, one_line};
-use crate::{cleanup, images, ps, rm, run, version};
+use crate::{cleanup, images, monitor, ps, rm, run, version};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,6 +62,7 @@ enum Command {
     Images(images::Images),
     Version(version::Version),
     Cleanup(cleanup::Cleanup),
+    Monitor(monitor::Monitor),
 }
 
 const DEFAULT_ROOT: &str = "/var/lib/estiba";
@@ -79,6 +80,7 @@ impl Cli {
             Command::Images(command) => command.execute(&global.engine().await?).await,
             Command::Version(version::Version {}) => version::print(),
             Command::Cleanup(command) => command.execute(&global.engine().await?).await,
+            Command::Monitor(command) => command.execute(global.config()?).await,
         }
     }
 }
@@ -108,17 +110,24 @@ impl Global {
         let text = |path: &Path| {
             path.to_str().map(str::to_owned).ok_or_else(|| Failure::new(format!("{} is not UTF-8", path.display())))
         };
-        let exit_command = vec![
-            text(&program)?,
-            "--root".into(),
-            text(&root)?,
-            "--run-root".into(),
-            text(&run)?,
-            "--snapshotter".into(),
-            snapshotter.name().into(),
-            "cleanup".into(),
-        ];
-        Ok(Config { root, run, shim, snapshotter, cgroup_parent: self.cgroup_parent.clone(), exit_command })
+        let shim_path = match &shim {
+            ShimProgram::Path(path) => Some(text(path)?),
+            ShimProgram::Reexec => None,
+        };
+        // Who comes later has to find the same state.
+        let command = |words: &[&str]| -> Result<Vec<String>> {
+            let mut command = vec![text(&program)?, "--root".into(), text(&root)?, "--run-root".into(), text(&run)?];
+            command.extend(["--snapshotter".into(), snapshotter.name().into()]);
+            command.extend(["--cgroup-parent".into(), self.cgroup_parent.clone()]);
+            if let Some(path) = &shim_path {
+                command.extend(["--shim".into(), path.clone()]);
+            }
+            command.extend(words.iter().map(|word| (*word).to_owned()));
+            Ok(command)
+        };
+        let (exit_command, monitor_command) = (command(&["cleanup"])?, command(&["monitor", "--detach"])?);
+        let cgroup_parent = self.cgroup_parent.clone();
+        Ok(Config { root, run, shim, snapshotter, cgroup_parent, exit_command, monitor_command })
     }
 }
 

@@ -6,6 +6,7 @@ mod embedded;
 mod environment;
 mod failure;
 mod images;
+mod monitor;
 mod output;
 mod ps;
 mod quantity;

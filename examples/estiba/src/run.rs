@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
 use estiba_engine::image::Source;
-use estiba_engine::{Bind, Config, CreateRequest, Engine, Image, NetworkMode};
+use estiba_engine::{Bind, Config, CreateRequest, Engine, Image, Limits, NetworkMode};
 use rustix::process::geteuid;
 
 use crate::failure::{Failure, Result};
@@ -127,9 +127,12 @@ impl Run {
             user: self.user,
             hostname: self.hostname,
             binds: parts.binds,
-            memory: self.memory,
-            nano_cpus: self.cpus,
-            pids_limit: self.pids_limit,
+            limits: Limits {
+                memory: self.memory,
+                nano_cpus: self.cpus,
+                pids_limit: self.pids_limit,
+                ..Limits::default()
+            },
             network: self.network,
             read_only: self.read_only,
             tty: self.tty,

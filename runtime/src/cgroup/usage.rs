@@ -51,7 +51,9 @@ impl Files<'_> {
         match self.0.read(file) {
             Ok(text) => Ok(Some(text)),
             // The controller is not enabled, the kernel is older, swap is not counted, or the cgroup has just gone.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP)) => Ok(None),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP)) => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -112,10 +114,9 @@ fn v1(files: &Files<'_>, place: &CgroupPath, stats: &mut Stats) -> io::Result<()
     }
     if place.has(Controller::Blkio) {
         let mut devices = BTreeMap::new();
-        for (file, of) in [
-            ("blkio.throttle.io_service_bytes", Amount::Bytes),
-            ("blkio.throttle.io_serviced", Amount::Requests),
-        ] {
+        for (file, of) in
+            [("blkio.throttle.io_service_bytes", Amount::Bytes), ("blkio.throttle.io_serviced", Amount::Requests)]
+        {
             let text = match files.text(&format!("{file}_recursive"))? {
                 Some(text) => text,
                 None => files.text(file)?.unwrap_or_default(),
@@ -178,10 +179,7 @@ fn io_stat(text: &str) -> Vec<IoStats> {
 }
 
 fn pids(files: &Files<'_>) -> io::Result<PidsStats> {
-    Ok(PidsStats {
-        current: files.number("pids.current")?.unwrap_or_default(),
-        limit: files.number("pids.max")?,
-    })
+    Ok(PidsStats { current: files.number("pids.current")?.unwrap_or_default(), limit: files.number("pids.max")? })
 }
 
 /// Beside version 1 hierarchies the version 2 tree has a few controllers alone: what is not enabled here says nothing.

@@ -34,13 +34,15 @@ pub(super) fn memory(memory: &LinuxMemory, current: Current<'_>) -> Result<Vec<S
         (Some(-1), _) | (None, Some(-1)) => Some("max".to_owned()),
         (Some(swap), Some(limit)) => Some((swap - limit).to_string()),
         (Some(swap), None) => {
-            let invalid = |reason: String| Error::InvalidSpec { field: "linux.resources.memory.swap".to_owned(), reason };
+            let invalid =
+                |reason: String| Error::InvalidSpec { field: "linux.resources.memory.swap".to_owned(), reason };
             let limit = current("memory.max").ok().and_then(|text| text.trim().parse::<i64>().ok());
-            let limit = limit.ok_or_else(|| {
-                invalid("it needs memory.limit, since version 2 limits swap by itself".to_owned())
-            })?;
+            let limit = limit
+                .ok_or_else(|| invalid("it needs memory.limit, since version 2 limits swap by itself".to_owned()))?;
             if swap < limit {
-                return Err(invalid(format!("{swap} is below memory.limit, {limit}; it counts memory and swap together")));
+                return Err(invalid(format!(
+                    "{swap} is below memory.limit, {limit}; it counts memory and swap together"
+                )));
             }
             Some((swap - limit).to_string())
         }

@@ -107,9 +107,7 @@ pub(super) fn receive(socket: &OwnedFd, plan: &Plan, started: &Started) -> Resul
         (Some(Message::Console), Some(fd)) => Ok(Event::Console(fd)),
         (Some(Message::Hooks), _) => Ok(Event::Hooks),
         (Some(Message::Ready), _) => Ok(Event::Ready),
-        (Some(Message::Failed { step, part, errno }), _) => {
-            Err(failed(plan, step, part, errno))
-        }
+        (Some(Message::Failed { step, part, errno }), _) => Err(failed(plan, step, part, errno)),
         (Some(Message::Console) | None, _) => {
             let status = crate::wait(started.pidfd.as_fd(), started.pid)?;
             Err(Error::SetupDied { status: status.code() })

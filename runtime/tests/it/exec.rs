@@ -112,7 +112,8 @@ fn process() -> Outcome {
     process["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "hard": 90, "soft": 80}]);
     process["noNewPrivileges"] = json!(false);
     let some = json!(["CAP_KILL", "CAP_NET_BIND_SERVICE"]);
-    process["capabilities"] = json!({"bounding": some, "permitted": some, "effective": some, "inheritable": some, "ambient": ["CAP_KILL"]});
+    process["capabilities"] =
+        json!({"bounding": some, "permitted": some, "effective": some, "inheritable": some, "ambient": ["CAP_KILL"]});
     same(
         sandbox.exec_output(&process)?.as_str(),
         "1000\n1001\nGroups:\t5 6 \n0027\n/some/where\nb c /home/me\n77\n80\n90\n\
@@ -242,7 +243,8 @@ fn paused() -> Outcome {
     // By somebody else, whom the record knows nothing of.
     let state = |text: &str| -> Outcome {
         for folder in sandbox.cgroups() {
-            for (file, value) in [("freezer.state", text), ("cgroup.freeze", if text == "FROZEN" { "1" } else { "0" })] {
+            for (file, value) in [("freezer.state", text), ("cgroup.freeze", if text == "FROZEN" { "1" } else { "0" })]
+            {
                 if folder.join(file).exists() && (file == "freezer.state" || sandbox.cgroups().len() == 1) {
                     fs::write(folder.join(file), value)?;
                 }
@@ -261,7 +263,9 @@ fn paused() -> Outcome {
 fn terminal() -> Outcome {
     let mut sandbox = Sandbox::new();
     let first = sandbox.running()?;
-    let mut process = Sandbox::process("tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo all; read line; echo got $line; echo x > /dev/tty; ls -l /dev/console 2>/dev/null; stat -c %u /dev/pts/0");
+    let mut process = Sandbox::process(
+        "tty; stty size; test -t 0 && test -t 1 && test -t 2 && echo all; read line; echo got $line; echo x > /dev/tty; ls -l /dev/console 2>/dev/null; stat -c %u /dev/pts/0",
+    );
     process["terminal"] = json!(true);
     process["user"] = json!({"uid": 12, "gid": 12});
     process["consoleSize"] = json!({"width": 77, "height": 33});
@@ -296,7 +300,8 @@ fn seccomp() -> Outcome {
             "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71}]
         });
         let first = sandbox.running()?;
-        let process = Sandbox::process("grep -E 'NoNew|Seccomp:' /proc/self/status; busybox mkdir /dev/shm/x 2>&1; true");
+        let process =
+            Sandbox::process("grep -E 'NoNew|Seccomp:' /proc/self/status; busybox mkdir /dev/shm/x 2>&1; true");
         let output = sandbox.exec_output(&process)?;
         same(output.starts_with(&format!("NoNewPrivs:\t{}\nSeccomp:\t2\n", u8::from(confined))), true)
             .map_err(|_| output.clone())?;
@@ -329,7 +334,8 @@ fn user_namespace() -> Outcome {
     let user = fs::read_link(format!("/proc/{}/ns/user", first.pid))?;
     same(user == fs::read_link("/proc/self/ns/user")?, false)?;
     let wanted = |id, capabilities| {
-        format!("{id}\n{id}\nGroups:\t \nCapEff:\t{capabilities}\n12\n256\n{id}\n{}\n", user.display()).replace("\t \n", "\t\n")
+        format!("{id}\n{id}\nGroups:\t \nCapEff:\t{capabilities}\n12\n256\n{id}\n{}\n", user.display())
+            .replace("\t \n", "\t\n")
     };
     same(sandbox.exec_output(&process)?.replace("\t \n", "\t\n"), wanted(0, "00000000000004eb"))?;
     process["user"] = json!({"uid": 9, "gid": 9});
@@ -361,7 +367,10 @@ fn host_pids() -> Outcome {
     namespaces.retain(|namespace| namespace["type"] != "pid" && namespace["type"] != "network");
     sandbox.spec["mounts"][0] =
         json!({"destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind"]});
-    sandbox.spec["mounts"].as_array_mut().expect("a list").retain(|mount| mount["type"] != "sysfs" && mount["type"] != "cgroup");
+    sandbox.spec["mounts"]
+        .as_array_mut()
+        .expect("a list")
+        .retain(|mount| mount["type"] != "sysfs" && mount["type"] != "cgroup");
     sandbox.spec["linux"]["maskedPaths"] = json!([]);
     sandbox.spec["linux"]["readonlyPaths"] = json!([]);
     let first = sandbox.running()?;
@@ -401,7 +410,10 @@ fn other_process() -> Outcome {
     sandbox.spec["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"});
     let first = sandbox.running()?;
     sandbox.native = Native::new(sandbox.outside().join("state"));
-    same(sandbox.exec_output(&Sandbox::process("hostname; grep Seccomp: /proc/self/status"))?.as_str(), "inside\nSeccomp:\t2\n")?;
+    same(
+        sandbox.exec_output(&Sandbox::process("hostname; grep Seccomp: /proc/self/status"))?.as_str(),
+        "inside\nSeccomp:\t2\n",
+    )?;
     sandbox.stop(&first)?;
     Ok(())
 }
@@ -418,7 +430,9 @@ fn fallbacks() -> Outcome {
         without(&mut features);
         let mut sandbox = Sandbox::with_features(features);
         let first = sandbox.running()?;
-        let output = sandbox.exec_output(&Sandbox::process("cat /proc/self/cgroup; echo -; cat /proc/1/cgroup; echo -; ls /proc/self/fd"))?;
+        let output = sandbox.exec_output(&Sandbox::process(
+            "cat /proc/self/cgroup; echo -; cat /proc/1/cgroup; echo -; ls /proc/self/fd",
+        ))?;
         let parts: Vec<&str> = output.split("-\n").collect();
         same((parts[0] == parts[1], parts[2]), (true, "0\n1\n2\n3\n"))?;
         let mut missing = Sandbox::process("");
@@ -521,7 +535,10 @@ fn speed() -> Outcome {
     sandbox.stop(&first)?;
     executed.sort_unstable();
     ended.sort_unstable();
-    println!("exec true: {:?} until it is executed, {:?} until it has ended (medians of 200)", executed[100], ended[100]);
+    println!(
+        "exec true: {:?} until it is executed, {:?} until it has ended (medians of 200)",
+        executed[100], ended[100]
+    );
     same(ended[100] < Duration::from_millis(100), true)
 }
 
@@ -529,7 +546,15 @@ fn speed() -> Outcome {
 /// program in what is added.
 fn closed() -> Outcome {
     let mut sandbox = Sandbox::new();
-    let all = json!(["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"]);
+    let all = json!([
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_DAC_READ_SEARCH",
+        "CAP_FOWNER",
+        "CAP_KILL",
+        "CAP_SETGID",
+        "CAP_SETUID"
+    ]);
     sandbox.spec["process"]["capabilities"] = json!({"bounding": all, "permitted": all, "effective": all});
     // It looks at every process that comes, and says what it could see of one that is not the container's own program.
     sandbox.script(
@@ -632,7 +657,10 @@ fn leaked_descriptors() -> Outcome {
     };
     let first = sandbox.native.create(&sandbox.id, &sandbox.bundle(), &options)?;
     sandbox.native.start(&sandbox.id)?;
-    same(sandbox.exec_output(&Sandbox::process("ls /; cd ../../..; ls"))?.as_str(), "bin\ndev\nproc\nsys\nbin\ndev\nproc\nsys\n")?;
+    same(
+        sandbox.exec_output(&Sandbox::process("ls /; cd ../../..; ls"))?.as_str(),
+        "bin\ndev\nproc\nsys\nbin\ndev\nproc\nsys\n",
+    )?;
     sandbox.stop(&first)?;
     Ok(())
 }

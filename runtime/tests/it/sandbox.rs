@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use estiba_runtime::{
-    Bundle, ContainerId, CreateOptions, Created, DeleteMode, Error, ExecOptions, ExitStatus, Features, Native, Root, Runtime, Stdio,
-    wait,
+    Bundle, ContainerId, CreateOptions, Created, DeleteMode, Error, ExecOptions, ExitStatus, Features, Native, Root,
+    Runtime, Stdio, wait,
 };
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};

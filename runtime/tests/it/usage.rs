@@ -132,7 +132,11 @@ fn undone() -> Outcome {
         (json!({"cpu": {"shares": 700, "cpus": "999999"}}), "linux.resources.cpu.cpus"),
     ] {
         match update(&sandbox, resources.clone()) {
-            Err(Error::Limit { field: found, .. } | Error::InvalidSpec { field: found, .. } | Error::UnsupportedField { field: found, .. }) => {
+            Err(
+                Error::Limit { field: found, .. }
+                | Error::InvalidSpec { field: found, .. }
+                | Error::UnsupportedField { field: found, .. },
+            ) => {
                 same(found.as_str(), field)?;
             }
             other => return Err(format!("{resources}: {other:?}").into()),
@@ -190,9 +194,11 @@ fn stats() -> Outcome {
     same(stats.memory.limit, Some(64 * MIB))?;
     let usage = stats.memory.usage;
     same((60 * 1024..64 * MIB).contains(&usage) && stats.memory.max_usage >= usage, true).map_err(|_| seen.clone())?;
-    same(stats.memory.anon > 0 && stats.memory.anon < usage && stats.memory.oom_kills == 0, true).map_err(|_| seen.clone())?;
+    same(stats.memory.anon > 0 && stats.memory.anon < usage && stats.memory.oom_kills == 0, true)
+        .map_err(|_| seen.clone())?;
     let cpu = stats.cpu;
-    same(cpu.usage > 20_000_000 && cpu.usage < 30_000_000_000 && cpu.user <= cpu.usage * 2, true).map_err(|_| seen.clone())?;
+    same(cpu.usage > 20_000_000 && cpu.usage < 30_000_000_000 && cpu.user <= cpu.usage * 2, true)
+        .map_err(|_| seen.clone())?;
     same(cpu.periods > 0 && cpu.throttled_periods > 0 && cpu.throttled > 0, true).map_err(|_| seen.clone())?;
     // What was added counts, too.
     sandbox.exec_output(&Sandbox::process("i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done"))?;

@@ -20,12 +20,20 @@ pub(crate) struct Connection {
     next: u32,
     /// A call is under way, or was when its future was dropped.
     in_call: bool,
+    /// Where answers arrive; here, so that futures stay small.
+    buffer: Box<[u8]>,
 }
 
 impl Connection {
     pub(crate) fn new(stream: std::os::unix::net::UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream: UnixStream::from_std(stream)?, decoder: Decoder::default(), next: 1, in_call: false })
+        Ok(Self {
+            stream: UnixStream::from_std(stream)?,
+            decoder: Decoder::default(),
+            next: 1,
+            in_call: false,
+            buffer: vec![0; 4096].into(),
+        })
     }
 
     /// Calls the shim and waits for its answer.
@@ -38,7 +46,6 @@ impl Connection {
         let mut request = Vec::new();
         encode_request(&mut request, self.next, call)?;
         self.stream.write_all(&request).await.map_err(lost)?;
-        let mut buffer = [0; 4096];
         let answer = loop {
             if let Some(frame) = self.decoder.next_frame()? {
                 if frame.stream == self.next {
@@ -46,9 +53,9 @@ impl Connection {
                 }
                 continue;
             }
-            match self.stream.read(&mut buffer).await.map_err(lost)? {
+            match self.stream.read(&mut self.buffer).await.map_err(lost)? {
                 0 => return Err(lost(io::ErrorKind::UnexpectedEof.into())),
-                count => self.decoder.push(&buffer[..count]),
+                count => self.decoder.push(&self.buffer[..count]),
             }
         };
         self.next = self.next.wrapping_add(2);
@@ -58,7 +65,6 @@ impl Connection {
 
     /// Waits until the shim has closed the connection, which it does by ending.
     pub(crate) async fn closed(mut self) {
-        let mut buffer = [0; 512];
-        while matches!(self.stream.read(&mut buffer).await, Ok(count) if count > 0) {}
+        while matches!(self.stream.read(&mut self.buffer).await, Ok(count) if count > 0) {}
     }
 }

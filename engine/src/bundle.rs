@@ -1,0 +1,110 @@
+//! The OCI bundle of a container: `config.json` and the files that stand in for the container's own.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use estiba_runtime::mount::Tree;
+use nix::fcntl::OFlag;
+
+use crate::engine::Inner;
+use crate::error::{Error, Result};
+use crate::folder::{self, Durability};
+use crate::identity::Id;
+use crate::record::Record;
+use crate::request::{CreateRequest, NetworkMode};
+use crate::spec::{self, HostFiles};
+use crate::unpack;
+use crate::user;
+
+/// Writes `config.json` and the files that stand in for the container's own. `mounts` make the root, to be looked at only.
+pub(crate) fn write(inner: &Inner, record: &Record, bundle: &Path, mounts: &[oci_spec::runtime::Mount]) -> Result<()> {
+    let request = &record.request;
+    let image = unpack::defaults_of(&request.image, &inner.content)?;
+    let wanted = request.user.as_deref().unwrap_or(&image.user);
+    let root = |source| Error::Root { id: record.id.clone(), source: Box::new(source) };
+    let tree = Tree::new(mounts).map_err(root)?;
+    let (passwd, group) = (read(&tree, "etc/passwd"), read(&tree, "etc/group"));
+    let mut identity = user::resolve(wanted, &passwd, &group)?;
+    user::add_groups(&mut identity, &request.group_add, &group)?;
+    for bind in &request.binds {
+        if let Err(error) = fs::symlink_metadata(&bind.source) {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(Error::io("use the volume", &bind.source)(error));
+            }
+            fs::create_dir_all(&bind.source).map_err(Error::io("make the folder", &bind.source))?;
+        }
+    }
+    let hostname = hostname(request, &record.id)?;
+    // They can be written from inside, so they lie where the container's other changes do: not in RUN, which may be memory.
+    let files = host_files(&inner.records.folder(&record.id), request, &hostname)?;
+    let spec = spec::build(&record.id, &record.cgroup, request, &image, &identity, &hostname, &files)?;
+    let bytes = serde_json::to_vec(&spec).map_err(|source| Error::Spec { field: "config", source: source.into() })?;
+    folder::replace(bundle, "config.json", &bytes, Durability::Lazy)
+}
+
+/// A file of the root, bounded; empty if it is not there or not a text.
+fn read(tree: &Tree, path: &str) -> String {
+    // Looked at before it is opened: to open a device, which an image can have here, may already do something.
+    tree.open(path, OFlag::O_PATH.bits()).map(|place| text_of(&place)).unwrap_or_default()
+}
+
+/// The text of a file that was opened with `O_PATH`, bounded; empty if it is not a text or no ordinary file.
+pub(crate) fn text_of(place: &fs::File) -> String {
+    use std::io::Read;
+    let mut text = String::new();
+    if place.metadata().is_ok_and(|metadata| metadata.is_file())
+        && let Ok(file) = fs::File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))
+        && file.take(user::MAX_FILE).read_to_string(&mut text).is_err()
+    {
+        text.clear();
+    }
+    text
+}
+
+fn hostname(request: &CreateRequest, id: &Id) -> Result<String> {
+    match (&request.hostname, request.network) {
+        (Some(name), _) => {
+            let fits = (1..=63).contains(&name.len())
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+            if fits {
+                Ok(name.clone())
+            } else {
+                let reason = "it must be 1 to 63 of [a-zA-Z0-9._-]";
+                Err(Error::Request { field: "the host name", value: name.clone(), reason })
+            }
+        }
+        (None, NetworkMode::Host) => {
+            let name = nix::unistd::gethostname().map_err(Error::errno("read the host name from", "/proc"))?;
+            Ok(name.to_string_lossy().into_owned())
+        }
+        (None, NetworkMode::None) => Ok(id.short().to_owned()),
+    }
+}
+
+/// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` of the container.
+fn host_files(folder: &Path, request: &CreateRequest, hostname: &str) -> Result<HostFiles> {
+    const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
+                             ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
+    let (hosts, resolv_conf) = match request.network {
+        NetworkMode::None => (LOCALHOST.to_owned(), String::new()),
+        NetworkMode::Host => {
+            let host = |path| fs::read_to_string(path).unwrap_or_default();
+            (host("/etc/hosts"), host("/etc/resolv.conf"))
+        }
+    };
+    let write = |name: &str, content: &str| -> Result<PathBuf> {
+        use std::os::unix::fs::PermissionsExt;
+        let path = folder.join(name);
+        fs::write(&path, content)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)))
+            .map_err(Error::io("write", &path))?;
+        Ok(path)
+    };
+    Ok(HostFiles {
+        hostname: write("hostname", &format!("{hostname}\n"))?,
+        hosts: write("hosts", &hosts)?,
+        resolv_conf: write("resolv.conf", &resolv_conf)?,
+    })
+}

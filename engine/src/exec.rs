@@ -1,0 +1,247 @@
+//! Further processes in a container that runs.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::path::Path;
+
+use estiba_shim::proto;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use oci_spec::runtime::{Capability, LinuxCapabilitiesBuilder, Process as Spec, UserBuilder};
+use tokio::net::unix::pipe;
+
+use crate::bundle;
+use crate::container::{Container, TYPES};
+use crate::engine::Inner;
+use crate::error::{Error, Result};
+use crate::identity::Id;
+use crate::journal::Event;
+use crate::process::Process;
+use crate::record::{Record, Status};
+use crate::spec;
+use crate::streams::{Fifos, Streams};
+use crate::user;
+
+/// A process to be added to a container. What is not said is as with the container's first process.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ExecRequest {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// `KEY=VALUE`, over the container's.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub workdir: Option<String>,
+    /// `UID[:GID]` or `NAME[:GROUP]`.
+    pub user: Option<String>,
+    /// A terminal is allocated for it.
+    pub tty: bool,
+    /// The terminal's first size: columns and rows.
+    pub console_size: Option<(u16, u16)>,
+    /// Standard input is connected; without it the process reads from `/dev/null`.
+    pub interactive: bool,
+    /// It has all capabilities, whatever the container's are.
+    pub privileged: bool,
+}
+
+/// A process that was added to a container, with the ends of the standard streams that were asked for.
+///
+/// Dropping it leaves the process running.
+#[derive(Debug)]
+pub struct Exec {
+    /// Standard input, if the request was interactive. Dropping it is the end of the process's input.
+    pub stdin: Option<pipe::Sender>,
+    /// Standard output; of a process with a terminal, all of its output.
+    pub stdout: Option<pipe::Receiver>,
+    /// Standard error; `None` with a terminal.
+    pub stderr: Option<pipe::Receiver>,
+    process: Process,
+    pid: u32,
+}
+
+impl Container {
+    /// Adds a process to the container, which runs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`], [`Error::Paused`]; [`Error::exit_code`] is 127 if the program is not there and 126 if it cannot be
+    /// executed.
+    pub async fn exec(&self, request: ExecRequest, streams: Streams) -> Result<Exec> {
+        let (interactive, tty) = (request.interactive, request.tty);
+        let words = request.command.join(" ");
+        let (record, spec, exec_id, fifos) = self
+            .with(move |inner, id| {
+                // Nobody removes it meanwhile.
+                let (_lock, record) = inner.lock(id)?;
+                match inner.records.status(&record)? {
+                    Status::Running => {}
+                    Status::Paused => return Err(Error::Paused { id: id.clone() }),
+                    _ => return Err(Error::NotRunning { id: id.clone() }),
+                }
+                let spec = inner.process_of(&record, &request)?;
+                let fifos = Fifos::make(&inner.records.bundle(id), streams.of(interactive, tty))?;
+                let exec_id = Id::random()?.to_string();
+                let event = |action: &str| told(inner, &record, &format!("{action}: {words}"), &exec_id);
+                inner.tell(&[event("exec_create"), event("exec_start")]);
+                Ok((record, spec, exec_id, fifos))
+            })
+            .await?;
+        let mut process = self.engine.process(&record, exec_id.clone()).await?;
+        let call = proto::ExecProcessRequest {
+            id: self.id.to_string(),
+            exec_id: exec_id.clone(),
+            terminal: tty,
+            stdin: if interactive { "attach:".to_owned() } else { String::new() },
+            spec: Some(proto::Any { type_url: format!("{TYPES}Process"), value: spec }),
+            ..proto::ExecProcessRequest::default()
+        };
+        process.call(&call).await.map_err(self.shim("add a process to"))?;
+        let ends = process.attach(fifos, true).await?;
+        let start = proto::StartRequest { id: self.id.to_string(), exec_id };
+        match process.call(&start).await {
+            Ok(answer) => {
+                Ok(Exec { stdin: ends.stdin, stdout: ends.stdout, stderr: ends.stderr, process, pid: answer.pid })
+            }
+            Err(source) => {
+                process.delete().await;
+                Err(self.shim("execute the program in")(source))
+            }
+        }
+    }
+}
+
+impl Exec {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.process.exec_id
+    }
+
+    /// Its number, as the host sees it, when it was started.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Waits until it has ended, and returns its status as a shell has it. All of its output has been written by then, and
+    /// waits in the pipes.
+    pub async fn wait(&self) -> Result<i32> {
+        self.process.wait().await
+    }
+
+    /// Sends it a signal.
+    pub async fn kill(&self, signal: i32) -> Result<()> {
+        self.process.kill(signal).await
+    }
+
+    /// Sets the size of its terminal, in characters.
+    pub async fn resize(&self, width: u16, height: u16) -> Result<()> {
+        self.process.resize(width, height).await
+    }
+
+    /// Leaves it running without an end of its input.
+    pub async fn detach(self) -> Result<()> {
+        self.process.detach().await
+    }
+
+    /// Forgets the process, which has ended with `status`.
+    pub async fn finish(self, status: i32) -> Result<()> {
+        self.process.delete().await;
+        let (record, exec_id) = (self.process.record.clone(), self.process.exec_id.clone());
+        self.process
+            .engine
+            .blocking(move |inner| {
+                inner.tell(&[told(inner, &record, "exec_die", &exec_id).with("exitCode", &status)]);
+                Ok(())
+            })
+            .await
+    }
+}
+
+fn told(inner: &Inner, record: &Record, action: &str, exec_id: &str) -> Event {
+    inner.event(record, action).with("execID", exec_id)
+}
+
+impl Inner {
+    /// The process in the words of the specification, from the container's own.
+    fn process_of(&self, record: &Record, request: &ExecRequest) -> Result<Vec<u8>> {
+        let path = self.records.bundle(&record.id).join("config.json");
+        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        let damaged = |source: serde_json::Error| Error::Damaged { path: path.clone(), source: source.into() };
+        let config: oci_spec::runtime::Spec = serde_json::from_slice(&bytes).map_err(damaged)?;
+        let mut process: Spec = config.process().clone().unwrap_or_default();
+        if request.command.is_empty() {
+            let (value, reason) = (String::new(), "give a program to execute");
+            return Err(Error::Request { field: "the command", value, reason });
+        }
+        process.set_args(Some(request.command.clone()));
+        let mut env = process.env().clone().unwrap_or_default();
+        if request.tty && !env.iter().any(|variable| variable.starts_with("TERM=")) {
+            env.push("TERM=xterm".to_owned());
+        }
+        spec::set_variables(&mut env, &request.env);
+        process.set_env(Some(env));
+        if let Some(workdir) = &request.workdir {
+            if !workdir.starts_with('/') {
+                let (field, reason) = ("the working directory", "it must be an absolute path");
+                return Err(Error::Request { field, value: workdir.clone(), reason });
+            }
+            process.set_cwd(workdir.into());
+        }
+        process.set_terminal(Some(request.tty));
+        process.set_console_size(None);
+        if let Some((width, height)) = request.console_size.filter(|_| request.tty) {
+            let size = oci_spec::runtime::BoxBuilder::default().width(width).height(height).build();
+            process.set_console_size(Some(spec::built("process.consoleSize", size)?));
+        }
+        if let Some(wanted) = &request.user {
+            let root = Root::open(record)?;
+            let identity = user::resolve(wanted, &root.read("etc/passwd"), &root.read("etc/group"))?;
+            let user = UserBuilder::default().uid(identity.uid).gid(identity.gid).additional_gids(identity.groups);
+            process.set_user(spec::built("process.user", user.build())?);
+        }
+        let bounding: HashSet<Capability> = if request.privileged {
+            spec::all_capabilities().into_iter().collect()
+        } else {
+            process.capabilities().as_ref().and_then(|sets| sets.bounding().clone()).unwrap_or_default()
+        };
+        let held = if process.user().uid() == 0 { bounding.clone() } else { HashSet::new() };
+        let sets = LinuxCapabilitiesBuilder::default()
+            .bounding(bounding)
+            .effective(held.clone())
+            .permitted(held)
+            .inheritable(HashSet::new())
+            .ambient(HashSet::new())
+            .build();
+        process.set_capabilities(Some(spec::built("process.capabilities", sets)?));
+        serde_json::to_vec(&process).map_err(|source| Error::Spec { field: "process", source: source.into() })
+    }
+}
+
+/// The root of a container that runs, as its first process sees it.
+#[derive(Debug)]
+pub(crate) struct Root {
+    folder: File,
+}
+
+impl Root {
+    pub(crate) fn open(record: &Record) -> Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let path = format!("/proc/{}/root", record.pid);
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let folder = File::options().read(true).custom_flags(flags.bits()).open(&path);
+        folder.map(|folder| Self { folder }).map_err(|_| Error::NotRunning { id: record.id.clone() })
+    }
+
+    /// The folder, opened with `O_PATH`.
+    pub(crate) fn folder(&self) -> &File {
+        &self.folder
+    }
+
+    /// A file of the container, bounded; empty if it is not there or not a text.
+    fn read(&self, path: &str) -> String {
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        let place = openat2(&self.folder, Path::new(path), how).map(File::from);
+        place.map(|place| bundle::text_of(&place)).unwrap_or_default()
+    }
+}
