@@ -50,6 +50,9 @@ const ALWAYS: [Controller; 6] = [
 /// How long the processes of a cgroup may take to freeze or to die.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a process that is ending may hold up a kill.
+const LINGERING: Duration = Duration::from_millis(100);
+
 /// One folder of a cgroup, as it stands in a state file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -145,6 +148,14 @@ impl Cgroup {
         }
         cgroup.push_unified(hierarchies, &name)?;
         Ok(cgroup)
+    }
+
+    /// The cgroup that a process is in, as far as it is not the root of a hierarchy.
+    pub fn of_process(hierarchies: &Hierarchies, pid: i32) -> Result<Self> {
+        let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
+        let text = std::fs::read_to_string(&path);
+        let text = text.map_err(|source| Error::Io { operation: "read", path, source })?;
+        Ok(Self { paths: hierarchies.folders_of(&text) })
     }
 
     /// A cgroup by the folders that [`Cgroup::paths`] gave.
@@ -351,6 +362,9 @@ impl Cgroup {
 
     /// Kills every process in the cgroup and below, and returns when there is none left.
     ///
+    /// One that is ending and has to wait for somebody else counts as gone after a tenth of a second: the first of a pid namespace
+    /// stays until all others of it are reaped, those that were added from outside by their own parents.
+    ///
     /// `cgroup.kill` (Linux 5.14) where the version 2 tree has the processes, else by signals to the frozen cgroup. An error if some
     /// are left after 10 seconds.
     pub fn kill(&self) -> Result<()> {
@@ -359,12 +373,14 @@ impl Cgroup {
 
     /// As [`Cgroup::kill`], in a way that is chosen.
     pub fn kill_by(&self, way: KillWay) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let start = Instant::now();
+        let deadline = start + PATIENCE;
         let mut pause = Duration::from_micros(100);
         let mut killed = way == KillWay::Kernel && self.kill_file()?;
         loop {
             let pids = self.pids()?;
-            if pids.is_empty() {
+            let gone = |pid: &i32| is_ending(*pid);
+            if pids.is_empty() || start.elapsed() > LINGERING && pids.iter().all(gone) {
                 return Ok(());
             }
             if Instant::now() > deadline {
@@ -471,6 +487,15 @@ fn attach_filter(devices: &Devices, folder: &Folder) -> io::Result<()> {
 fn readable(folder: &Folder) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(folder.fd(), ".", flags, Permissions::empty())?)
+}
+
+/// Whether a process is on its way out and executes nothing more: `PF_EXITING`, the ninth field of
+/// [`/proc/PID/stat`](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html).
+fn is_ending(pid: i32) -> bool {
+    const EXITING: u64 = 4;
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    fields.split_whitespace().nth(6).and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & EXITING != 0)
 }
 
 /// Sends a signal; a process that has ended meanwhile is fine.

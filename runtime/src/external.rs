@@ -10,9 +10,12 @@ use std::process::{Command, Stdio as Standard};
 use std::time::Duration;
 
 use self::call::{Call, Scratch};
+use oci_spec::runtime::{LinuxResources, Process};
+
+use crate::rights::Rights;
 use crate::{
-    Bundle, ContainerId, CreateOptions, Created, DeleteMode, Error, Keyring, KillTarget, Result, Root, RootSwitch,
-    Runtime, State, Status, Stdio, sys,
+    Bundle, Cgroup, ContainerId, CreateOptions, Created, DeleteMode, Error, ExecOptions, Hierarchies, Keyring,
+    KillTarget, Result, Root, RootSwitch, Runtime, State, Stats, Status, Stdio, sys,
 };
 
 /// Making a container runs its hooks and may unpack idmapped mounts or labels; everything else is quick.
@@ -71,33 +74,10 @@ impl Runtime for External {
         if options.root_switch == RootSwitch::Chroot {
             call.command.arg("--no-pivot");
         }
-        let console = match options.stdio {
-            Stdio::Fds { stdin, stdout, stderr } => {
-                let copy = |fd: std::os::fd::BorrowedFd<'_>| {
-                    let copied = fd.try_clone_to_owned().map(Standard::from);
-                    copied.map_err(|source| Error::System { operation: "copy a descriptor", source })
-                };
-                // The container inherits them, and the runtime's own complaints go there, too; the log has them as well.
-                call.command.stdin(copy(stdin)?).stdout(copy(stdout)?).stderr(copy(stderr)?);
-                None
-            }
-            Stdio::Terminal => {
-                let console = call.scratch.console()?;
-                call.command.arg("--console-socket").arg(&console.path);
-                Some(console)
-            }
-        };
-        let executable = executable(bundle);
+        let console = streams(&mut call, options.stdio)?;
+        let executable = executable(bundle.spec.process().as_ref());
         call.command.arg(id.to_string());
-        let made = call.run(CREATE).map_err(|e| e.about(&executable)).and_then(|_| {
-            let pid = pid(&pid_file)?;
-            let pidfd = sys::process::pidfd_open(pid).map_err(|errno| Error::System {
-                operation: "open the container's process",
-                source: io::Error::from_raw_os_error(errno),
-            })?;
-            let console = console.map(Console::receive).transpose()?;
-            Ok(Created { pid, pidfd, console })
-        });
+        let made = call.run(CREATE).map_err(|e| e.about(&executable)).and_then(|_| created(&pid_file, console));
         if made.as_ref().is_err_and(|e| !matches!(e, Error::AlreadyExists { .. })) {
             // What a runtime leaves behind differs; the first error is what counts.
             let _ = self.delete(id, DeleteMode::Force);
@@ -146,6 +126,85 @@ impl Runtime for External {
         }
     }
 
+    /// With `exec --process FILE --detach`: the process becomes a child of the nearest subreaper, as the container's own.
+    fn exec(&self, id: &ContainerId, process: &Process, options: &ExecOptions<'_>) -> Result<Created> {
+        if !options.preserve_fds.is_empty() {
+            return Err(self.unsupported(id, "preserve_fds", "cannot be given further descriptors"));
+        }
+        check_terminal(process.terminal(), options.stdio)?;
+        let mut call = self.call("exec", id)?;
+        let complete;
+        let process = if Rights::are_named(process) {
+            process
+        } else {
+            // Binaries differ in what they take for said.
+            let bundle = Bundle::load(self.state(id)?.bundle)?;
+            complete = bundle.spec.process().as_ref().map(Rights::of).unwrap_or_default().complete(process);
+            &complete
+        };
+        let (pid_file, file) = (call.scratch.path.join("pid"), call.scratch.path.join("process.json"));
+        write_json(&file, process)?;
+        call.command.arg("--detach").arg("--process").arg(&file).arg("--pid-file").arg(&pid_file);
+        let console = streams(&mut call, options.stdio)?;
+        call.command.arg(id.to_string());
+        call.run(CREATE).map_err(|e| e.about(&executable(Some(process))))?;
+        created(&pid_file, console)
+    }
+
+    /// With `update --resources FILE`, which knows memory, processor, processes, the weight of block devices, and files of version 2;
+    /// anything else would be ignored by some binaries and is refused.
+    fn update(&self, id: &ContainerId, resources: &LinuxResources) -> Result<()> {
+        let io = resources.block_io().as_ref();
+        let throttled = io.is_some_and(|io| {
+            let lists = [
+                io.throttle_read_bps_device(),
+                io.throttle_write_bps_device(),
+                io.throttle_read_iops_device(),
+                io.throttle_write_iops_device(),
+            ];
+            lists.iter().any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
+                || io.weight_device().as_ref().is_some_and(|list| !list.is_empty())
+        });
+        let refused = [
+            ("linux.resources.devices", resources.devices().as_ref().is_some_and(|list| !list.is_empty())),
+            ("linux.resources.hugepageLimits", resources.hugepage_limits().as_ref().is_some_and(|list| !list.is_empty())),
+            ("linux.resources.network", resources.network().is_some()),
+            ("linux.resources.rdma", resources.rdma().as_ref().is_some_and(|list| !list.is_empty())),
+            ("linux.resources.blockIO", throttled),
+        ];
+        if let Some((field, _)) = refused.iter().find(|(_, named)| *named) {
+            return Err(self.unsupported(id, field, "cannot change it in a container that is there"));
+        }
+        let mut call = self.call("update", id)?;
+        let file = call.scratch.path.join("resources.json");
+        write_json(&file, resources)?;
+        call.command.arg("--resources").arg(&file).arg(id.to_string());
+        call.run(QUICK).map(drop)
+    }
+
+    /// From the cgroup that the first process is in, since not every binary tells.
+    fn stats(&self, id: &ContainerId) -> Result<Stats> {
+        let state = self.state(id)?;
+        if state.pid <= 0 || state.status == Status::Stopped {
+            return Err(Error::WrongStatus { id: id.clone(), operation: "measure", status: state.status });
+        }
+        Cgroup::of_process(&Hierarchies::detect()?, state.pid)?.stats()
+    }
+
+    fn processes(&self, id: &ContainerId) -> Result<Vec<i32>> {
+        let mut call = self.call("ps", id)?;
+        call.command.args(["--format", "json"]).arg(id.to_string());
+        let output = call.run(QUICK)?;
+        // Go's empty list is null.
+        let pids: Option<Vec<i32>> = serde_json::from_slice(&output).map_err(|source| Error::ParseState {
+            path: self.state_root.join(id.to_string()),
+            source: Box::new(source),
+        })?;
+        let mut pids = pids.unwrap_or_default();
+        pids.sort_unstable();
+        Ok(pids)
+    }
+
     fn pause(&self, id: &ContainerId) -> Result<()> {
         self.run("pause", id, &[])
     }
@@ -158,12 +217,7 @@ impl Runtime for External {
 impl External {
     /// What a binary that reads `config.json` cannot be given.
     fn refuse(&self, id: &ContainerId, bundle: &Bundle, options: &CreateOptions<'_>) -> Result<()> {
-        let refuse = |field: &str, reason: &str| {
-            Err(Error::UnsupportedField {
-                field: field.to_owned(),
-                reason: format!("{}, an external runtime, {reason} (container {id})", self.program.display()),
-            })
-        };
+        let refuse = |field, reason| Err(self.unsupported(id, field, reason));
         if matches!(bundle.root, Root::Detached(_)) {
             return refuse("root", "needs the root filesystem at a path");
         }
@@ -173,20 +227,68 @@ impl External {
         if !options.preserve_fds.is_empty() {
             return refuse("preserve_fds", "cannot be given further descriptors");
         }
-        let terminal = bundle.spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal) == Some(true);
-        if terminal != matches!(options.stdio, Stdio::Terminal) {
-            return Err(Error::InvalidSpec {
-                field: "process.terminal".to_owned(),
-                reason: format!("is {terminal}, and the streams are given otherwise"),
-            });
+        check_terminal(bundle.spec.process().as_ref().and_then(Process::terminal), options.stdio)
+    }
+
+    fn unsupported(&self, id: &ContainerId, field: &str, reason: &str) -> Error {
+        Error::UnsupportedField {
+            field: field.to_owned(),
+            reason: format!("{}, an external runtime, {reason} (container {id})", self.program.display()),
         }
-        Ok(())
     }
 }
 
-/// The program that the container is to execute, for errors about it.
-fn executable(bundle: &Bundle) -> String {
-    let arguments = bundle.spec.process().as_ref().and_then(|p| p.args().as_ref());
+fn check_terminal(terminal: Option<bool>, stdio: Stdio<'_>) -> Result<()> {
+    let terminal = terminal == Some(true);
+    if terminal == matches!(stdio, Stdio::Terminal) {
+        return Ok(());
+    }
+    Err(Error::InvalidSpec {
+        field: "process.terminal".to_owned(),
+        reason: format!("is {terminal}, and the streams are given otherwise"),
+    })
+}
+
+/// Gives the binary the streams that it hands on, or a place to send the terminal to.
+fn streams(call: &mut Call<'_>, stdio: Stdio<'_>) -> Result<Option<Console>> {
+    match stdio {
+        Stdio::Fds { stdin, stdout, stderr } => {
+            let copy = |fd: std::os::fd::BorrowedFd<'_>| {
+                let copied = fd.try_clone_to_owned().map(Standard::from);
+                copied.map_err(|source| Error::System { operation: "copy a descriptor", source })
+            };
+            // The container inherits them, and the runtime's own complaints go there, too; the log has them as well.
+            call.command.stdin(copy(stdin)?).stdout(copy(stdout)?).stderr(copy(stderr)?);
+            Ok(None)
+        }
+        Stdio::Terminal => {
+            let console = call.scratch.console()?;
+            call.command.arg("--console-socket").arg(&console.path);
+            Ok(Some(console))
+        }
+    }
+}
+
+/// What the binary has made, by the file that it wrote.
+fn created(pid_file: &Path, console: Option<Console>) -> Result<Created> {
+    let pid = pid(pid_file)?;
+    let pidfd = sys::process::pidfd_open(pid).map_err(|errno| Error::System {
+        operation: "open the container's process",
+        source: io::Error::from_raw_os_error(errno),
+    })?;
+    let console = console.map(Console::receive).transpose()?;
+    Ok(Created { pid, pidfd, console })
+}
+
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let io = |source| Error::Io { operation: "write", path: path.to_owned(), source };
+    let text = serde_json::to_vec(value).map_err(|error| io(error.into()))?;
+    fs::write(path, text).map_err(io)
+}
+
+/// The program that is to be executed, for errors about it.
+fn executable(process: Option<&Process>) -> String {
+    let arguments = process.and_then(|p| p.args().as_ref());
     arguments.and_then(|a| a.first().cloned()).unwrap_or_default()
 }
 

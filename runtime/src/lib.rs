@@ -12,6 +12,7 @@ pub mod mount;
 mod native;
 mod plan;
 mod resolve;
+mod rights;
 mod runtime;
 pub mod seccomp;
 mod state;

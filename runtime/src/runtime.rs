@@ -45,13 +45,19 @@ pub trait Runtime: Debug + Send + Sync {
     /// Adds a process to a running container, and lets it run: in its namespaces, cgroup and root, with the streams, user and
     /// rights that `process` says. It returns once the program is executed, or says why that failed.
     ///
-    /// The process is no part of the state; who added it waits for it.
+    /// The process is no part of the state; who added it waits for it. It has to be reaped ([`crate::wait`]) whenever it ends,
+    /// independently of all other calls: as long as it is not, the kernel keeps the first process of its pid namespace, which is
+    /// ending, too, and [`Runtime::delete`] waits for that in vain.
+    ///
+    /// Capabilities, limits, `noNewPrivileges` and `oomScoreAdj` that `process` does not name are those of the container's
+    /// configuration. A container that was not started, is paused, or has ended is an [`Error::WrongStatus`].
     fn exec(&self, id: &ContainerId, process: &Process, options: &ExecOptions<'_>) -> Result<Created> {
         let _ = (process, options);
         Err(Error::Unsupported { operation: "add a process to", id: id.clone() })
     }
 
-    /// Changes the limits of a container. What `resources` does not name stays as it is.
+    /// Changes the limits of a container. What `resources` does not name stays as it is. If one cannot be changed, the error names
+    /// its field, and those before it are put back.
     fn update(&self, id: &ContainerId, resources: &LinuxResources) -> Result<()> {
         let _ = resources;
         Err(Error::Unsupported { operation: "update", id: id.clone() })

@@ -30,8 +30,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use serde_json::{Value, json};
 
 use crate::{
-    Bundle, ContainerId, CreateOptions, Created, DeleteMode, Error, ExitStatus, KillTarget, Runtime, Status, Stdio,
-    wait,
+    Bundle, ContainerId, CreateOptions, Created, DeleteMode, Error, ExecOptions, ExitStatus, KillTarget, Runtime, Status,
+    Stdio, wait,
 };
 
 /// What a case found wrong.
@@ -65,6 +65,16 @@ pub const CASES: &[Case] = &[
     Case { name: "does_not_know_unknown_containers", run: unknown },
     Case { name: "gives_a_terminal", run: terminal },
     Case { name: "pauses_and_resumes", run: pause },
+    Case { name: "adds_a_process", run: exec },
+    Case { name: "adds_a_process_with_rights_of_its_own", run: exec_rights },
+    Case { name: "adds_a_process_with_a_terminal", run: exec_terminal },
+    Case { name: "knows_what_cannot_be_executed_of_what_is_added", run: exec_executables },
+    Case { name: "adds_nothing_to_what_does_not_run", run: exec_stopped },
+    Case { name: "ends_what_was_added_with_the_container", run: exec_ends },
+    Case { name: "updates_limits", run: update },
+    Case { name: "refuses_limits_that_cannot_be", run: update_refused },
+    Case { name: "measures", run: stats },
+    Case { name: "lists_processes", run: processes },
 ];
 
 /// A container has a name of its own on the host: the suite may run on several runtimes at once.
@@ -194,6 +204,27 @@ impl Container<'_> {
 
     fn kill(&self, signal: i32, target: KillTarget) -> crate::Result<()> {
         self.runtime.kill(&self.id, signal, target)
+    }
+
+    /// Creates and starts.
+    fn running(&self) -> Outcome<Created> {
+        let created = self.create()?;
+        self.start()?;
+        Ok(created)
+    }
+
+    /// Adds a process that writes to the container's output.
+    fn exec(&self, process: &Value) -> Outcome<crate::Result<Created>> {
+        let process = serde_json::from_value(process.clone())?;
+        let null = File::open("/dev/null")?;
+        let output = File::options().append(true).open(&self.output)?;
+        let stdio = Stdio::Fds { stdin: null.as_fd(), stdout: output.as_fd(), stderr: output.as_fd() };
+        Ok(self.runtime.exec(&self.id, &process, &ExecOptions::new(stdio)))
+    }
+
+    fn update(&self, resources: &Value) -> Outcome<crate::Result<()>> {
+        let resources = serde_json::from_value(resources.clone())?;
+        Ok(self.runtime.update(&self.id, &resources))
     }
 
     fn written(&self) -> Outcome<String> {
@@ -450,5 +481,206 @@ fn pause(subject: &Subject<'_>) -> Outcome {
         std::thread::sleep(Duration::from_millis(5));
     }
     container.delete(DeleteMode::Force)?;
+    end(&created).map(drop)
+}
+
+fn process(arguments: &[&str]) -> Value {
+    json!({ "user": { "uid": 0, "gid": 0 }, "args": arguments, "env": ["PATH=/bin"], "cwd": "/" })
+}
+
+fn exec(subject: &Subject<'_>) -> Outcome {
+    let container = subject.container("exec", &["sleep", "100"])?;
+    let created = container.running()?;
+    let script = "echo pid $$ in $(busybox hostname); [ -e /etc/plain ] && echo root; exit 9";
+    let mut added = process(&["sh", "-c", script]);
+    added["cwd"] = json!("/etc");
+    let added = container.exec(&added)??;
+    demand(added.pid != created.pid, || "it is the first process".to_owned())?;
+    let status = end(&added)?;
+    demand(status == ExitStatus::Exited(9), || format!("it ended with {status:?}"))?;
+    container.wrote("in suite")?;
+    container.wrote("root")?;
+    let written = container.written()?;
+    demand(!written.contains("pid 1 "), || format!("it wrote {written:?}: it is the first of a namespace"))?;
+    container.expect(Status::Running)?;
+    container.delete(DeleteMode::Force)?;
+    end(&created).map(drop)
+}
+
+/// What is named counts; what is not is as for the container.
+fn exec_rights(subject: &Subject<'_>) -> Outcome {
+    let container = subject.container("exec-rights", &["sleep", "100"])?;
+    let created = container.running()?;
+    let look = ["busybox", "grep", "-E", "^(Uid|CapEff|CapInh|NoNewPrivs)", "/proc/self/status"];
+    end(&container.exec(&process(&look))??)?;
+    let written = container.written()?;
+    // CAP_KILL is 5.
+    for line in ["CapEff:\t0000000000000020\n", "CapInh:\t0000000000000000\n", "NoNewPrivs:\t1\n"] {
+        demand(written.contains(line), || format!("{line:?} is not in {written:?}"))?;
+    }
+    fs::write(&container.output, "")?;
+    let mut named = process(&look);
+    named["user"] = json!({ "uid": 1234, "gid": 5 });
+    named["noNewPrivileges"] = json!(false);
+    named["capabilities"] = json!({ "bounding": [], "effective": [], "permitted": [] });
+    end(&container.exec(&named)??)?;
+    let written = container.written()?;
+    for line in ["Uid:\t1234\t", "CapEff:\t0000000000000000\n", "NoNewPrivs:\t0\n"] {
+        demand(written.contains(line), || format!("{line:?} is not in {written:?}"))?;
+    }
+    container.delete(DeleteMode::Force)?;
+    end(&created).map(drop)
+}
+
+fn exec_terminal(subject: &Subject<'_>) -> Outcome {
+    let container = subject.container("exec-terminal", &["sleep", "100"])?;
+    let created = container.running()?;
+    let mut added = process(&["sh", "-c", "[ -t 0 ] && [ -t 1 ] && echo on $(echo a terminal)"]);
+    added["terminal"] = json!(true);
+    let added = serde_json::from_value(added)?;
+    let added = container.runtime.exec(&container.id, &added, &ExecOptions::new(Stdio::Terminal))?;
+    let Created { console: Some(console), .. } = &added else {
+        return Err("no terminal came".into());
+    };
+    let mut console = File::from(console.try_clone()?);
+    let status = end(&added)?;
+    demand(status.code() == 0, || format!("it ended with {status:?}: its streams are no terminal"))?;
+    let mut text = vec![0; 4096];
+    let length = console.read(&mut text)?;
+    let text = String::from_utf8_lossy(&text[..length]);
+    demand(text.contains("on a terminal\r\n"), || format!("the terminal shows {text:?}"))?;
+    container.delete(DeleteMode::Force)?;
+    end(&created).map(drop)
+}
+
+fn exec_executables(subject: &Subject<'_>) -> Outcome {
+    let container = subject.container("exec-executables", &["sleep", "100"])?;
+    let created = container.running()?;
+    for (program, code) in [("no-such-program", 127), ("/no/such/program", 127), ("/etc/plain", 126)] {
+        match container.exec(&process(&[program]))? {
+            Err(Error::ExecutableNotFound { .. }) if code == 127 => {}
+            Err(Error::NotExecutable { .. }) if code == 126 => {}
+            other => return Err(format!("{program}: {other:?}").into()),
+        }
+    }
+    container.expect(Status::Running)?;
+    container.delete(DeleteMode::Force)?;
+    end(&created).map(drop)
+}
+
+fn exec_stopped(subject: &Subject<'_>) -> Outcome {
+    let container = subject.container("exec-stopped", &["sleep", "100"])?;
+    let added = process(&["echo", "added"]);
+    match container.exec(&added)? {
+        Err(Error::NotFound { .. }) => {}
+        other => return Err(format!("nothing is there: {other:?}").into()),
+    }
+    let created = container.running()?;
+    match container.runtime.pause(&container.id) {
+        Err(Error::Unsupported { .. }) => {}
+        paused => {
+            paused?;
+            match container.exec(&added)? {
+                Err(Error::WrongStatus { status: Status::Paused, .. }) => {}
+                other => return Err(format!("it is paused: {other:?}").into()),
+            }
+            container.runtime.resume(&container.id)?;
+        }
+    }
+    container.kill(libc::SIGKILL, KillTarget::Init)?;
+    end(&created)?;
+    match container.exec(&added)? {
+        Err(Error::WrongStatus { status: Status::Stopped, .. }) => {}
+        other => return Err(format!("it has ended: {other:?}").into()),
+    }
+    demand(!container.written()?.contains("added"), || "it ran".to_owned())
+}
+
+fn exec_ends(subject: &Subject<'_>) -> Outcome {
+    let container = subject.container("exec-ends", &["sleep", "100"])?;
+    let created = container.running()?;
+    let added = container.exec(&process(&["sleep", "100"]))??;
+    container.kill(libc::SIGKILL, KillTarget::Init)?;
+    let status = end(&added)?;
+    demand(status == ExitStatus::Signaled(libc::SIGKILL), || format!("it ended with {status:?}"))?;
+    end(&created).map(drop)
+}
+
+/// The container can see its own cgroup's files, whatever the version.
+fn control(container: &Container<'_>, names: &[&str]) -> Outcome<String> {
+    let state = container.runtime.state(&container.id)?;
+    let cgroup = crate::Cgroup::of_process(&crate::Hierarchies::detect()?, state.pid)?;
+    let texts = cgroup.paths().iter().flat_map(|place| names.iter().map(|name| place.path.join(name)));
+    let text = texts.into_iter().find_map(|path| fs::read_to_string(path).ok());
+    text.map(|text| text.trim().to_owned()).ok_or_else(|| format!("there is none of {names:?}").into())
+}
+
+const MEMORY: [&str; 2] = ["memory.limit_in_bytes", "memory.max"];
+const PIDS: [&str; 1] = ["pids.max"];
+
+fn update(subject: &Subject<'_>) -> Outcome {
+    let container = subject.container_with("update", &["sleep", "100"], &|spec| {
+        spec["linux"]["resources"] = json!({ "memory": { "limit": 64 << 20 }, "pids": { "limit": 50 } });
+    })?;
+    let created = container.running()?;
+    for (resources, memory, pids) in [
+        (json!({ "pids": { "limit": 60 } }), 64 << 20, "60"),
+        (json!({ "memory": { "limit": 96 << 20, "swap": 96 << 20 } }), 96 << 20, "60"),
+        (json!({ "memory": { "limit": 32 << 20, "swap": 32 << 20 }, "pids": { "limit": 70 } }), 32 << 20, "70"),
+        (json!({ "memory": { "limit": 128 << 20, "swap": 128 << 20 } }), 128 << 20, "70"),
+    ] {
+        container.update(&resources)??;
+        let found = (control(&container, &MEMORY)?, control(&container, &PIDS)?);
+        demand(found == (memory.to_string(), pids.to_owned()), || format!("after {resources} they are {found:?}"))?;
+    }
+    container.expect(Status::Running)?;
+    container.delete(DeleteMode::Force)?;
+    end(&created).map(drop)
+}
+
+fn update_refused(subject: &Subject<'_>) -> Outcome {
+    let container = subject.container("update-refused", &["sleep", "100"])?;
+    demand(matches!(container.update(&json!({}))?, Err(Error::NotFound { .. })), || "nothing is there".to_owned())?;
+    let created = container.running()?;
+    // The kernel takes no quota below a millisecond.
+    let refused = container.update(&json!({ "cpu": { "quota": 5, "period": 100_000 } }))?;
+    demand(refused.is_err(), || "a quota that cannot be was taken".to_owned())?;
+    container.expect(Status::Running)?;
+    container.delete(DeleteMode::Force)?;
+    end(&created).map(drop)
+}
+
+fn stats(subject: &Subject<'_>) -> Outcome {
+    let script = "sleep 100 & i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done; echo ready; wait";
+    let container = subject.container_with("stats", &["sh", "-c", script], &|spec| {
+        spec["linux"]["resources"] = json!({ "memory": { "limit": 64 << 20 }, "pids": { "limit": 50 } });
+    })?;
+    match container.runtime.stats(&container.id) {
+        Err(Error::NotFound { .. }) => {}
+        other => return Err(format!("nothing is there: {other:?}").into()),
+    }
+    let created = container.running()?;
+    container.wrote("ready")?;
+    let stats = container.runtime.stats(&container.id)?;
+    let plausible = stats.pids.current == 2
+        && stats.pids.limit == Some(50)
+        && stats.memory.limit == Some(64 << 20)
+        && (1..64 << 20).contains(&stats.memory.usage)
+        && (1_000_000..60_000_000_000).contains(&stats.cpu.usage);
+    demand(plausible, || format!("{stats:?}"))?;
+    container.delete(DeleteMode::Force)?;
+    end(&created).map(drop)
+}
+
+fn processes(subject: &Subject<'_>) -> Outcome {
+    let container = subject.container("processes", &["sh", "-c", "sleep 100 & echo ready; wait"])?;
+    let created = container.running()?;
+    container.wrote("ready")?;
+    let added = container.exec(&process(&["sleep", "100"]))??;
+    let pids = container.runtime.processes(&container.id)?;
+    let there = pids.contains(&created.pid) && pids.contains(&added.pid) && pids.len() == 3;
+    demand(there, || format!("{pids:?} are not {}, its child and {}", created.pid, added.pid))?;
+    container.kill(libc::SIGKILL, KillTarget::Init)?;
+    end(&added)?;
     end(&created).map(drop)
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use super::CgroupPath;
 use crate::error::{Error, Result};
 
 /// `CGROUP2_SUPER_MAGIC` of `linux/magic.h`.
@@ -248,6 +249,30 @@ impl Hierarchies {
     }
 }
 
+impl Hierarchies {
+    /// The folders of the cgroup that a process is in, from the text of its `/proc/PID/cgroup`; the roots are left out.
+    pub(crate) fn folders_of(&self, text: &str) -> Vec<CgroupPath> {
+        let mut folders = Vec::new();
+        let mut push = |mounted: &Mounted, controllers: Vec<String>, own: Option<PathBuf>| {
+            let below = own.as_ref().and_then(|own| own.strip_prefix(&mounted.root).ok());
+            // A path with `..` lies outside of what is visible here.
+            let inside = |below: &&Path| below.components().all(|part| matches!(part, Component::Normal(_)));
+            if let Some(below) = below.filter(inside).filter(|below| !below.as_os_str().is_empty()) {
+                folders.push(CgroupPath { controllers, path: mounted.point.join(below) });
+            }
+        };
+        for hierarchy in &self.legacy {
+            let listed = |controllers: &str| controllers.split(',').any(|c| hierarchy.names.iter().any(|n| n == c));
+            let controllers = hierarchy.controllers.iter().map(|c| c.v1_name().to_owned()).collect();
+            push(&hierarchy.mount, controllers, own_path(text, listed));
+        }
+        if let Some(unified) = &self.unified {
+            push(unified, Vec::new(), own_path(text, str::is_empty));
+        }
+        folders
+    }
+}
+
 impl Mounted {
     fn folder(&self, cgroup: &CgroupName, own: impl FnOnce(&str) -> Option<PathBuf>) -> Result<PathBuf> {
         if cgroup.absolute {
@@ -397,6 +422,18 @@ mod tests {
             ]
         );
         assert_eq!(h.unified_mount(), Some(Path::new("/sys/fs/cgroup/unified")));
+    }
+
+    #[test]
+    fn a_process_is_found_by_its_lines() {
+        let text = "5:cpu,cpuacct:/a/b\n3:memory:/../outside\n2:name=systemd:/x\n0::/a\n";
+        let found: Vec<_> = hybrid().folders_of(text).into_iter().map(|at| (at.controllers, at.path)).collect();
+        let cpu = vec!["cpu".to_owned(), "cpuacct".to_owned()];
+        assert_eq!(
+            found,
+            [(cpu, "/sys/fs/cgroup/cpu,cpuacct/a/b".into()), (vec![], "/sys/fs/cgroup/unified/a".into())]
+        );
+        assert_eq!(hybrid().folders_of("5:cpu,cpuacct:/\n0::/\n"), []);
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl<'a> Call<'a> {
     ) -> Result<Self> {
         let scratch = Scratch::new(state_root)?;
         let mut command = super::command(program, state_root, &scratch.path.join("log"), operation);
-        if operation != "create" {
+        if !matches!(operation, "create" | "exec") {
             let file = |name: &str| {
                 let path = scratch.path.join(name);
                 File::create(&path).map_err(|source| Error::Io { operation: "make", path, source })
@@ -70,16 +70,33 @@ impl<'a> Call<'a> {
         let text = message.to_ascii_lowercase();
         let id = || self.id.clone();
         // A runtime that does not find the container's own files says so of a file.
-        let no_state = text.contains("status") && text.contains("no such file") && self.operation != "create";
+        let state_file = format!("{}/status", self.id.as_str().to_ascii_lowercase());
+        let no_state = text.contains(&state_file) && text.contains("no such file") && self.operation != "create";
         if text.contains("does not exist") && !text.contains("config.json") && text.contains("container") || no_state {
             return Error::NotFound { id: id() };
         }
         if self.operation == "create" && (text.contains("already exists") || text.contains("already exist")) {
             return Error::AlreadyExists { id: id() };
         }
-        let ended = ["not running", "no such process", "process already finished", "container is stopped"];
-        if matches!(self.operation, "kill" | "pause" | "resume") && ended.iter().any(|e| text.contains(e)) {
-            return Error::WrongStatus { id: id(), operation: self.operation, status: Status::Stopped };
+        if self.operation == "exec" && text.contains("paused") && !text.contains("exec: ") {
+            return Error::WrongStatus { id: id(), operation: "add a process to", status: Status::Paused };
+        }
+        let ended = [
+            "not running",
+            "no such process",
+            "process already finished",
+            "container is stopped",
+            "stopped container",
+            "container that has stopped",
+        ];
+        let about_it = match self.operation {
+            "kill" | "pause" | "resume" | "update" => Some(self.operation),
+            "exec" if !text.contains("exec: ") => Some("add a process to"),
+            _ => None,
+        };
+        if let Some(operation) = about_it
+            && ended.iter().any(|e| text.contains(e)) {
+            return Error::WrongStatus { id: id(), operation, status: Status::Stopped };
         }
         let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
         Error::External { program: self.program.to_owned(), operation: self.operation, message, status }

@@ -29,7 +29,7 @@ impl Native {
         if cgroup.as_ref().map(crate::Cgroup::is_frozen).transpose()? == Some(true) {
             return Err(wrong(Status::Paused));
         }
-        let process = record.complete(process);
+        let process = record.rights.complete(process);
         let terminal = process.terminal() == Some(true);
         if terminal != matches!(options.stdio, Stdio::Terminal) {
             return Err(Error::InvalidSpec {

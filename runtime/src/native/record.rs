@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use oci_spec::runtime::{Hooks, LinuxCapabilities, LinuxNamespaceType, PosixRlimit, Process};
+use oci_spec::runtime::{Hooks, LinuxNamespaceType};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Cgroup, CgroupPath};
+use crate::rights::Rights;
 use crate::sys::{self, file, process};
 use crate::{Bundle, ContainerId, Error, Keyring, Result, State, Status, seccomp};
 
@@ -49,26 +50,13 @@ pub(super) struct Record {
     pub(super) hooks: Option<Hooks>,
     /// What a process that is added later has if it does not say.
     #[serde(default)]
-    rights: Rights,
+    pub(super) rights: Rights,
     /// Whether processes are in a session keyring of the container's.
     #[serde(default)]
     pub(super) keyring: bool,
     /// Whether there is a seccomp filter. Without its file nothing may be added then.
     #[serde(default)]
     filtered: bool,
-}
-
-/// What the container's first process may.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Rights {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    capabilities: Option<LinuxCapabilities>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rlimits: Option<Vec<PosixRlimit>>,
-    no_new_privileges: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    oom_score_adj: Option<i32>,
 }
 
 /// A process for certain: its number may come again, but not with the same start, in the same run of the machine.
@@ -130,38 +118,8 @@ impl Record {
         }
     }
 
-    /// The process as it is added: what it does not say is as for the container's first one.
-    pub(super) fn complete(&self, process: &Process) -> Process {
-        let rights = &self.rights;
-        let mut process = process.clone();
-        if process.capabilities().is_none() {
-            process.set_capabilities(rights.capabilities.clone());
-        }
-        if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
-            process.set_rlimits(rights.rlimits.clone());
-        }
-        if process.no_new_privileges().is_none() {
-            process.set_no_new_privileges(Some(rights.no_new_privileges));
-        }
-        if process.oom_score_adj().is_none() {
-            process.set_oom_score_adj(rights.oom_score_adj);
-        }
-        process
-    }
-
     pub(super) fn cgroup(&self) -> Option<Cgroup> {
         if self.cgroups.is_empty() { None } else { Some(Cgroup::from_paths(self.cgroups.clone())) }
-    }
-}
-
-impl Rights {
-    fn of(process: &Process) -> Self {
-        Self {
-            capabilities: process.capabilities().clone(),
-            rlimits: process.rlimits().clone(),
-            no_new_privileges: process.no_new_privileges() == Some(true),
-            oom_score_adj: process.oom_score_adj(),
-        }
     }
 }
 

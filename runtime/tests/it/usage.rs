@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use estiba_runtime::oci_spec::runtime::LinuxResources;
-use estiba_runtime::{Cgroup, Error, ExitStatus, Hierarchies, Runtime, Status, wait};
+use estiba_runtime::{Cgroup, Error, ExitStatus, Hierarchies, KillTarget, Runtime, Status, wait};
 use libtest_mimic::{Failed, Trial};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
@@ -226,8 +226,12 @@ fn processes() -> Outcome {
         fs::write(below.join("cgroup.procs"), added.pid.to_string())?;
     }
     same(sandbox.native.processes(&sandbox.id)?, both)?;
-    sandbox.stop(&first)?;
+    // The first of the namespace cannot end before the other is reaped, and that holds up no kill.
+    let start = Instant::now();
+    sandbox.native.kill(&sandbox.id, libc::SIGKILL, KillTarget::All)?;
+    same(start.elapsed() < Duration::from_secs(5), true)?;
     same(wait(added.pidfd.as_fd(), added.pid)?, ExitStatus::Signaled(libc::SIGKILL))?;
+    sandbox.stop(&first)?;
     same(sandbox.cgroups().len(), 0)
 }
 
