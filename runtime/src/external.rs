@@ -1,6 +1,7 @@
 //! Any OCI runtime binary behind the [`Runtime`] trait.
 
 mod call;
+mod orphan;
 
 use std::fs;
 use std::io;
@@ -147,7 +148,11 @@ impl Runtime for External {
         call.command.arg("--detach").arg("--process").arg(&file).arg("--pid-file").arg(&pid_file);
         let console = streams(&mut call, options.stdio)?;
         call.command.arg(id.to_string());
-        call.run(CREATE).map_err(|e| e.about(&executable(Some(process))))?;
+        let made = call.run(CREATE).map_err(|e| e.about(&executable(Some(process))));
+        if made.is_err() {
+            orphan::reap(&self.program);
+        }
+        made?;
         created(&pid_file, console)
     }
 
@@ -167,7 +172,10 @@ impl Runtime for External {
         });
         let refused = [
             ("linux.resources.devices", resources.devices().as_ref().is_some_and(|list| !list.is_empty())),
-            ("linux.resources.hugepageLimits", resources.hugepage_limits().as_ref().is_some_and(|list| !list.is_empty())),
+            (
+                "linux.resources.hugepageLimits",
+                resources.hugepage_limits().as_ref().is_some_and(|list| !list.is_empty()),
+            ),
             ("linux.resources.network", resources.network().is_some()),
             ("linux.resources.rdma", resources.rdma().as_ref().is_some_and(|list| !list.is_empty())),
             ("linux.resources.blockIO", throttled),

@@ -30,8 +30,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use serde_json::{Value, json};
 
 use crate::{
-    Bundle, ContainerId, CreateOptions, Created, DeleteMode, Error, ExecOptions, ExitStatus, KillTarget, Runtime, Status,
-    Stdio, wait,
+    Bundle, ContainerId, CreateOptions, Created, DeleteMode, Error, ExecOptions, ExitStatus, KillTarget, Runtime,
+    Status, Stdio, wait,
 };
 
 /// What a case found wrong.

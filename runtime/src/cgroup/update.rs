@@ -52,15 +52,15 @@ impl Cgroup {
         let rules = resources.devices().as_ref().filter(|rules| !rules.is_empty());
         let devices = rules.map(|rules| Devices::new(rules)).transpose()?;
         let mut changes = Vec::new();
-        let changed = self.change(&plan, &folders, &mut changes).and_then(|()| match &devices {
+        let result = self.change(&plan, &folders, &mut changes).and_then(|()| match &devices {
             Some(devices) => self.set_devices(devices, &folders, only_v2),
             None => Ok(()),
         });
-        if changed.is_err() {
+        if result.is_err() {
             // The error is what made it necessary; what is refused here was in force a moment ago, and no remedy is left.
             limits::undo(&changes);
         }
-        changed
+        result
     }
 
     fn change<'a>(&'a self, plan: &'a Plan, folders: &'a [Folder], changes: &mut Vec<Change<'a>>) -> Result<()> {

@@ -95,7 +95,8 @@ impl<'a> Call<'a> {
             _ => None,
         };
         if let Some(operation) = about_it
-            && ended.iter().any(|e| text.contains(e)) {
+            && ended.iter().any(|e| text.contains(e))
+        {
             return Error::WrongStatus { id: id(), operation, status: Status::Stopped };
         }
         let status = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
