@@ -13,7 +13,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use self::header::{BLOCK, Header, Kind, MAX_NAME, MAX_PAX, Pax};
+pub(crate) use self::header::{BLOCK, begins_tar};
+use self::header::{Header, Kind, MAX_NAME, MAX_PAX, Pax};
 use self::raw::{Inflated, Range, Raw};
 pub(crate) use self::write::TarWriter;
 use crate::{ArchiveProblem, Error, Result};

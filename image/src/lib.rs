@@ -2,12 +2,15 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod change;
+mod commit;
 mod config;
 mod copy;
 mod digest;
 mod docker_archive;
 mod error;
 mod image;
+mod layer;
 mod layout;
 mod load;
 mod manifest;
@@ -23,12 +26,15 @@ mod verified;
 
 pub use oci_spec;
 
+pub use change::Change;
+pub use commit::{Commit, Committed, Settings};
 pub use config::{DockerConfig, Healthcheck, ImageConfig, Made};
 pub use copy::copy;
 pub use digest::digest_of;
 pub use docker_archive::DockerArchive;
 pub use error::{ArchiveProblem, Error, Result};
 pub use image::{Image, Layer};
+pub use layer::{LayerWriter, import_layer};
 pub use layout::{Check, Collected, ImageUsage, Layout, Lease, Listing, Problem, Usage};
 pub use load::Loaded;
 pub use oci_archive::OciArchive;

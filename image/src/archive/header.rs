@@ -6,7 +6,7 @@
 
 use crate::ArchiveProblem;
 
-pub(super) const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 /// The longest name, in bytes.
 pub(super) const MAX_NAME: u64 = 4096;
 /// The largest PAX header, in bytes.
@@ -39,12 +39,7 @@ impl Header {
     pub(super) fn parse(block: &[u8; BLOCK], offset: u64) -> Result<Self, ArchiveProblem> {
         let damaged = |field| ArchiveProblem::Header { offset, field };
         let odd = |what| ArchiveProblem::Oddity { offset, what };
-        let sum: u64 = block
-            .iter()
-            .enumerate()
-            .map(|(index, byte)| if (148..156).contains(&index) { u64::from(b' ') } else { u64::from(*byte) })
-            .sum();
-        if octal(&block[148..156]) != Some(sum) {
+        if !has_checksum(block) {
             return Err(damaged("checksum"));
         }
         let posix = match &block[257..265] {
@@ -81,6 +76,18 @@ impl Header {
         }
         Ok(Self { kind, name, link: text(&block[157..257]).to_vec(), size })
     }
+}
+
+/// Whether the checksum is that of the block.
+fn has_checksum(block: &[u8; BLOCK]) -> bool {
+    let bytes = block.iter().enumerate();
+    let sum = bytes.map(|(index, byte)| u64::from(if (148..156).contains(&index) { b' ' } else { *byte })).sum();
+    octal(&block[148..156]) == Some(sum)
+}
+
+/// Whether a tar of whatever kind begins so: with a header, or with the zeros of an empty one.
+pub(crate) fn begins_tar(head: &[u8]) -> bool {
+    head.try_into().is_ok_and(|block| has_checksum(block) || *block == [0; BLOCK])
 }
 
 /// What PAX records say about the next entry.
