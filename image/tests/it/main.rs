@@ -2,12 +2,14 @@
 
 mod archives;
 mod child;
+mod commit;
 mod fixture;
 mod hostile;
 mod layout;
 mod peers;
 mod random;
 mod save;
+mod stored;
 
 use std::process::ExitCode;
 
@@ -29,10 +31,18 @@ fn main() -> ExitCode {
     if let Some(code) = child::run() {
         return code;
     }
-    let trials: Vec<Trial> =
-        [layout::trials(), archives::trials(), hostile::trials(), random::trials(), save::trials(), peers::trials()]
-            .into_iter()
-            .flatten()
-            .collect();
+    let trials: Vec<Trial> = [
+        layout::trials(),
+        archives::trials(),
+        hostile::trials(),
+        random::trials(),
+        save::trials(),
+        commit::trials(),
+        stored::trials(),
+        peers::trials(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
