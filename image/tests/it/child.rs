@@ -4,8 +4,11 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 
+use estiba_image::media::Compression;
 use estiba_image::oci_spec::image::{Descriptor, MediaType};
-use estiba_image::{ContentStore, Layout, digest_of};
+use estiba_image::{Commit, ContentStore, DockerArchive, Export, Image, LayerWriter, Layout, Reference, digest_of};
+
+use crate::fixture::{layer as layer_tar, platform};
 
 const VARIABLE: &str = "ESTIBA_IMAGE_TEST_CHILD";
 
@@ -34,6 +37,23 @@ pub(crate) fn wait_ready(child: &mut Child) {
     assert_eq!(&ready, b"ready\n");
 }
 
+fn ready() {
+    println!("ready");
+}
+
+/// A layer and an image of it, with the name `made:NUMBER`.
+fn commit(store: &Layout, parent: &Descriptor, number: u32) {
+    let lease = store.lease().expect("is given");
+    lease.hold(parent).expect("is there");
+    let parent = Image::load(store, parent, &platform()).expect("loads");
+    let mut layer = LayerWriter::begin(&lease, Compression::Gzip).expect("begins");
+    layer.write_all(&layer_tar(&format!("{} {number}", std::process::id()))).expect("writes");
+    let layer = layer.finish().expect("finishes");
+    let name: Reference = format!("made-{}:{number}", std::process::id()).parse().expect("a name");
+    let commit = Commit { parent: Some(&parent), layer: Some(&layer), ..Commit::default() };
+    commit.write(&lease, Some(&name)).expect("commits");
+}
+
 pub(crate) fn run() -> Option<ExitCode> {
     let job = std::env::var(VARIABLE).ok()?;
     let folder = std::env::args().nth(1).expect("a folder");
@@ -49,7 +69,7 @@ pub(crate) fn run() -> Option<ExitCode> {
         ("half", _) => {
             let mut ingest = store.ingest().expect("begins");
             ingest.write_all(&bytes[..1_000_000]).expect("writes");
-            println!("ready");
+            ready();
             std::io::stdin().read_to_end(&mut Vec::new()).expect("waits");
             ingest.write_all(&bytes[1_000_000..]).expect("writes");
             ingest.commit(&descriptor).expect("commits");
@@ -61,6 +81,61 @@ pub(crate) fn run() -> Option<ExitCode> {
             for number in 0..20 {
                 store.tag(&format!("{prefix}-{number}"), &descriptor).expect("sets");
             }
+        }
+        // The jobs that a test kills somewhere on their way: each goes on until then.
+        ("load", archive) => loop {
+            store.load(archive, &platform()).expect("loads");
+        },
+        ("save", _) => {
+            ready();
+            let exports: Vec<Export> = store
+                .stored()
+                .expect("lists")
+                .into_iter()
+                .map(|stored| {
+                    let names = stored.references();
+                    Export { root: stored.root, names }
+                })
+                .collect();
+            loop {
+                DockerArchive::write(&store, &exports, &platform(), std::io::sink()).expect("writes");
+            }
+        }
+        ("commit", name) => {
+            let parent = store.find(name).expect("is there").root;
+            for number in 0.. {
+                commit(&store, &parent, number);
+            }
+        }
+        ("collect", _) => loop {
+            store.collect(&[]).expect("collects");
+            // Who asks for a lock again at once leaves it to nobody.
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        },
+        // Loads, takes the names away again and collects, a number of times.
+        ("churn", rest) => {
+            let (count, archive) = rest.split_once(' ').expect("two arguments");
+            for _ in 0..count.parse().expect("a number") {
+                let loaded = store.load(archive, &platform()).expect("loads");
+                for name in loaded.iter().flat_map(|image| &image.names) {
+                    store.untag(name).expect("untags");
+                }
+                store.collect(&[]).expect("collects");
+            }
+        }
+        ("commits", rest) => {
+            let (count, name) = rest.split_once(' ').expect("two arguments");
+            let parent = store.find(name).expect("is there").root;
+            for number in 0..count.parse().expect("a number") {
+                commit(&store, &parent, number);
+            }
+        }
+        // Holds a lease on whatever has this id, until its standard input ends.
+        ("lease", id) => {
+            let lease = store.lease().expect("is given");
+            lease.hold(&store.find(id).expect("is there").root).expect("holds");
+            ready();
+            std::io::stdin().read_to_end(&mut Vec::new()).expect("waits");
         }
         // Takes a blob in where there is no space, and says what came of it.
         ("full", _) => {

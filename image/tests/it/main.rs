@@ -2,6 +2,7 @@
 
 mod archives;
 mod child;
+mod collect;
 mod commit;
 mod fixture;
 mod hostile;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         hostile::trials(),
         random::trials(),
         save::trials(),
+        collect::trials(),
         commit::trials(),
         stored::trials(),
         peers::trials(),

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use estiba_image::{DockerArchive, Image, Imported, Layout, Provider, Source, digest_of};
+use estiba_image::{
+    Commit, DockerArchive, Export, Image, Imported, Layout, Provider, Reference, Source, digest_of, import_layer,
+};
 use libtest_mimic::Trial;
 use tempfile::TempDir;
 
@@ -13,11 +15,14 @@ use crate::fixture::{Files, check_stored, platform};
 type Test = (&'static str, &'static [&'static str], fn());
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let tests: [Test; 5] = [
+    let tests: [Test; 8] = [
         ("peers::skopeo_reads_our_layout", &["skopeo"], skopeo_reads_our_layout),
         ("peers::umoci_reads_and_changes_our_layout", &["umoci"], umoci_reads_and_changes_our_layout),
         ("peers::we_read_what_umoci_writes", &["umoci", "busybox"], we_read_what_umoci_writes),
         ("peers::we_read_skopeos_archives", &["umoci", "busybox", "skopeo"], we_read_skopeos_archives),
+        ("peers::skopeo_reads_our_archives", &["skopeo"], skopeo_reads_our_archives),
+        ("peers::gnu_tar_and_umoci_read_our_archives", &["tar", "umoci"], gnu_tar_and_umoci_read_our_archives),
+        ("peers::skopeo_and_umoci_read_what_we_commit", &["skopeo", "umoci"], skopeo_and_umoci_read_what_we_commit),
         ("peers::we_read_what_gnu_tar_packs", &["tar"], we_read_what_gnu_tar_packs),
     ];
     let trial = |(name, tools, test): Test| {
@@ -182,5 +187,102 @@ fn we_read_what_gnu_tar_packs() {
             let imported = import(&format!("oci-archive:{}:docker.io/library/one:1", text(&archive)), &store);
             assert_eq!(imported.manifest.digest(), one.manifest.digest(), "{format} {compress}");
         }
+    }
+}
+
+/// Archives of a store, of each kind, with what is in them.
+fn archives(folder: &Path) -> (Layout, Vec<Export>, Vec<(&'static str, PathBuf)>) {
+    let (store, exports) = crate::save::store(folder);
+    let mut files = Vec::new();
+    for (kind, writer) in crate::save::WRITERS {
+        let mut bytes = Vec::new();
+        writer(&store, &exports, &platform(), &mut bytes).expect("writes");
+        let path = folder.join(format!("{kind}.tar"));
+        std::fs::write(&path, bytes).expect("write");
+        files.push((kind, path));
+    }
+    (store, exports, files)
+}
+
+fn skopeo_reads_our_archives() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, exports, archives) = archives(folder.path());
+    let target = folder.path().join("target");
+    for (kind, path) in archives {
+        for (position, export) in exports.iter().enumerate() {
+            let mut names: Vec<String> = export.names.iter().map(ToString::to_string).collect();
+            // skopeo 1.9 knows images without a name only in Docker's archive.
+            if kind == "docker" {
+                names.push(format!("@{position}"));
+            }
+            for name in names {
+                let source = format!("{kind}-archive:{}:{name}", text(&path));
+                let image = Image::load(&store, &export.root, &platform()).expect("loads");
+                let config = run("skopeo", &["inspect", "--raw", "--config", &source]);
+                assert_eq!(digest_of(&config), *image.id(), "{source}");
+                if kind == "oci" {
+                    assert_eq!(digest_of(&run("skopeo", &["inspect", "--raw", &source])), *export.root.digest());
+                }
+                let copied = format!("oci:{}:copied", text(&target));
+                run("skopeo", &["copy", "--insecure-policy", "--quiet", &source, &copied]);
+                let copied = import(&copied, &store);
+                let copied = Image::load(&store, &copied.manifest, &platform()).expect("loads");
+                assert_eq!(copied.chain_ids(), image.chain_ids(), "{source}");
+                // From Docker's format it converts the config.
+                assert!(kind == "docker" || copied.id() == image.id(), "{source}");
+                std::fs::remove_dir_all(&target).expect("remove");
+            }
+        }
+    }
+}
+
+fn gnu_tar_and_umoci_read_our_archives() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (_, exports, archives) = archives(folder.path());
+    for (kind, path) in archives {
+        let target = folder.path().join(format!("{kind}-unpacked"));
+        std::fs::create_dir(&target).expect("mkdir");
+        let output = Command::new("tar").args(["-C", text(&target), "-xvf", text(&path)]).output().expect("runs");
+        assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        let layout = Layout::open(&target).expect("is a layout");
+        assert!(layout.verify().expect("verifies").problems.is_empty());
+        let listed = String::from_utf8(run("umoci", &["ls", "--layout", text(&target)])).expect("UTF-8");
+        let name = if kind == "oci" { "docker.io/library/two:2" } else { "2" };
+        assert!(listed.lines().any(|line| line == name), "{listed}");
+        let bundle = folder.path().join(format!("{kind}-bundle"));
+        let image = format!("{}:{name}", text(&target));
+        run("umoci", &["unpack", "--rootless", "--image", &image, text(&bundle)]);
+        assert!(bundle.join("rootfs/etc/content").exists());
+        assert_eq!(layout.find("two:2").expect("is there").root.digest(), exports[1].root.digest());
+    }
+}
+
+fn skopeo_and_umoci_read_what_we_commit() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (store, exports) = crate::save::store(folder.path());
+    let lease = store.lease().expect("is given");
+    let parent = Image::load(&store, &exports[0].root, &platform()).expect("loads");
+    let layer = import_layer(&crate::fixture::layer("committed")[..], &lease).expect("imports");
+    let changes =
+        ["ENV A=b", "LABEL x=y", "EXPOSE 80", "ENTRYPOINT [\"/e\"]"].map(|text| text.parse().expect("is right"));
+    for (name, parent) in [("child", Some(&parent)), ("orphan", None)] {
+        let commit = Commit {
+            parent,
+            platform: platform(),
+            layer: Some(&layer),
+            changes: changes.to_vec(),
+            ..Commit::default()
+        };
+        let name: Reference = name.parse().expect("a name");
+        let committed = commit.write(&lease, Some(&name)).expect("commits");
+        let source = format!("oci:{}:{name}", text(store.path()));
+        assert_eq!(digest_of(&run("skopeo", &["inspect", "--raw", &source])), *committed.manifest.digest());
+        let said = String::from_utf8(run("skopeo", &["inspect", "--config", &source])).expect("UTF-8");
+        for part in ["\"A=b\"", "\"80/tcp\"", "\"/e\""] {
+            assert!(said.contains(part), "{said}");
+        }
+        let bundle = folder.path().join(name.familiar());
+        run("umoci", &["unpack", "--rootless", "--image", &format!("{}:{name}", text(store.path())), text(&bundle)]);
+        assert!(std::fs::read_to_string(bundle.join("rootfs/etc/content")).expect("read").starts_with("committed"));
     }
 }
