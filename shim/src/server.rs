@@ -91,8 +91,12 @@ impl Server {
     /// Serves until there is nothing left to do.
     pub(crate) fn run(&mut self) -> Result<Ending> {
         loop {
-            for name in self.task.settle() {
-                self.answer_parked(&name);
+            let told = self.task.settle();
+            for name in &told {
+                self.answer_parked(name);
+            }
+            if !told.is_empty() {
+                self.answer_orphaned();
             }
             if let Some(ending) = self.ending() {
                 return Ok(ending);

@@ -622,6 +622,8 @@ impl Task {
             }
         }
         container.stage = Stage::Stopped;
+        // What was not started never will be.
+        container.execs.retain(|exec| exec.process.is_some());
         told.push(String::new());
         told
     }

@@ -4,6 +4,7 @@
 
 mod attach;
 mod bundle;
+mod exec;
 mod external;
 mod faults;
 mod interop;
@@ -21,13 +22,21 @@ type Outcome = Result<(), Failed>;
 type Case = (&'static str, fn() -> Outcome);
 
 fn main() {
-    estiba_shim::reexec();
+    let mut runtimes = estiba_shim::Runtimes::default();
+    runtimes.register(exec::REGISTERED, |state_root| {
+        let state_root = state_root.join(exec::REGISTERED);
+        std::fs::create_dir_all(&state_root).expect("create folder");
+        Box::new(estiba_runtime::Native::new(state_root))
+    });
+    estiba_shim::reexec_with(&runtimes);
     faults::play_client();
     logs::play_follower();
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
     let missing = bundle::missing();
-    for cases in [lifecycle::CASES, streams::CASES, attach::CASES, logs::CASES, faults::CASES, protocol::CASES] {
+    for cases in
+        [lifecycle::CASES, streams::CASES, attach::CASES, exec::CASES, logs::CASES, faults::CASES, protocol::CASES]
+    {
         for (name, run) in cases {
             trials.push(trial(name, *run, missing));
         }
