@@ -14,6 +14,7 @@ mod rm;
 mod run;
 mod session;
 mod signals;
+mod template;
 mod terminal;
 mod version;
 mod volume;
