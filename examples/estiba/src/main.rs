@@ -2,17 +2,22 @@
 
 mod cleanup;
 mod cli;
+mod columns;
+mod detach;
+mod duration;
 mod embedded;
 mod environment;
 mod failure;
 mod images;
 mod monitor;
+mod moment;
 mod output;
 mod ps;
 mod quantity;
 mod rm;
 mod run;
 mod session;
+mod size;
 mod signals;
 mod template;
 mod terminal;
