@@ -25,6 +25,12 @@ impl Failure {
         Self::new(format!("{}: {}", message.into(), chain(&cause)))
     }
 
+    /// The same failure with another exit status.
+    #[must_use]
+    pub(crate) fn with_status(self, status: u8) -> Self {
+        Self { status, ..self }
+    }
+
     pub(crate) fn status(&self) -> u8 {
         self.status
     }
