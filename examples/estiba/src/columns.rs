@@ -63,10 +63,7 @@ mod tests {
         for (text, expected) in [
             ("NAMES\tIMAGE\none\tbb:1\n", "NAMES     IMAGE\none       bb:1\n"),
             ("A\tB\tC\n1\t2\t3\n", "A         B         C\n1         2         3\n"),
-            (
-                "CONTAINER ID\tSTATUS\te441aae0ebf5\tx\n",
-                "CONTAINER ID   STATUS    e441aae0ebf5   x\n",
-            ),
+            ("CONTAINER ID\tSTATUS\te441aae0ebf5\tx\n", "CONTAINER ID   STATUS    e441aae0ebf5   x\n"),
             // A line without tabs ends the column.
             ("a\tb\nplain\nlonger than ten\tb\n", "a         b\nplain\nlonger than ten   b\n"),
             ("a\t\tc\n", "a                   c\n"),

@@ -27,7 +27,9 @@ impl FromStr for Keys {
             match control.map(str::as_bytes) {
                 Some([byte @ (b'a'..=b'z' | b'A'..=b'Z')]) => Ok(byte.to_ascii_lowercase() - b'a' + 1),
                 Some([byte @ (b'@' | b'[' | b'\\' | b']' | b'^' | b'_')]) => Ok(byte - b'@'),
-                _ => Err(format!("the key {key:?} is unknown: give a character or ctrl- and one, such as ctrl-p,ctrl-q")),
+                _ => {
+                    Err(format!("the key {key:?} is unknown: give a character or ctrl- and one, such as ctrl-p,ctrl-q"))
+                }
             }
         };
         if text.is_empty() {

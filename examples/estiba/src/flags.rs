@@ -43,7 +43,8 @@ pub(crate) fn path<'a>(root: &'a Command, words: &[OsString]) -> (Vec<&'a str>, 
         let Some(word) = words.next() else { break };
         if let Some(option) = word.strip_prefix("--") {
             // An option of all commands with its value behind it.
-            let takes = root.get_arguments().any(|arg| arg.get_long() == Some(option) && arg.get_action().takes_values());
+            let takes =
+                root.get_arguments().any(|arg| arg.get_long() == Some(option) && arg.get_action().takes_values());
             if takes && !option.contains('=') {
                 words.next();
             }

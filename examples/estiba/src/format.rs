@@ -154,7 +154,10 @@ mod tests {
             assert_eq!(found, expected, "{format}");
         }
         for (format, part) in [
-            ("{{.Nope}}", "failed to execute template: template: :1:2: executing \"\" at <.Nope>: can't evaluate field Nope in type *formatter.ContainerContext"),
+            (
+                "{{.Nope}}",
+                "failed to execute template: template: :1:2: executing \"\" at <.Nope>: can't evaluate field Nope in type *formatter.ContainerContext",
+            ),
             ("{{", "failed to parse template: template: :1: unclosed action"),
         ] {
             let failure = Format::parse(format, "").print(&COLUMNS, &rows()).expect_err(format);

@@ -90,12 +90,7 @@ fn parse_in(text: &str, now: SystemTime, zone: &TimeZone) -> Result<SystemTime, 
     if let Ok(zoned) = text.parse::<Zoned>() {
         return Ok(zoned.timestamp().into());
     }
-    let forms = [
-        "%Y-%m-%dT%H:%M:%S%.f",
-        "%Y-%m-%dT%H:%M:%S",
-        "%Y-%m-%dT%H:%M",
-        "%Y-%m-%dT%H",
-    ];
+    let forms = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H"];
     let civil = forms.iter().find_map(|form| civil::DateTime::strptime(form, text).ok());
     let civil = civil.or_else(|| civil::Date::strptime("%Y-%m-%d", text).ok().map(Into::into));
     if let Some(civil) = civil {
