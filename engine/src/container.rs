@@ -138,7 +138,7 @@ impl Container {
                 }
                 let streams = streams.of(record.request.interactive, record.request.tty);
                 let fifos = crate::streams::Fifos::make(&inner.records.bundle(id), streams)?;
-                inner.tell(&[inner.event(&record, "attach")]);
+                inner.tell(&[record.event("attach")]);
                 Ok((record, fifos))
             })
             .await?;
@@ -184,7 +184,7 @@ impl Container {
             Err(error) if is_over(&error) => return Err(gone()),
             Err(source) => return Err(self.shim("signal")(source)),
         }
-        let event = self.engine.inner.event(record, "kill").with("signal", &signal);
+        let event = record.event("kill").with("signal", &signal);
         self.engine
             .blocking(move |inner| {
                 inner.tell(&[event]);
@@ -227,7 +227,7 @@ impl Container {
         if !is_in_time(&mut ended, patience).await {
             let all = proto::KillRequest { id: self.id.to_string(), signal: 9, all: true, ..Default::default() };
             let _ = process.call(&all).await;
-            let event = self.engine.inner.event(&record, "kill").with("signal", &9);
+            let event = record.event("kill").with("signal", &9);
             self.engine
                 .blocking(move |inner| {
                     inner.tell(&[event]);
@@ -244,7 +244,7 @@ impl Container {
         self.engine.settled(self.id.clone(), record.starts).await?;
         self.engine
             .blocking(move |inner| {
-                inner.tell(&[inner.event(&record, "stop")]);
+                inner.tell(&[record.event("stop")]);
                 Ok(())
             })
             .await
@@ -262,7 +262,7 @@ impl Container {
         drop(running);
         self.engine
             .blocking(move |inner| {
-                inner.tell(&[inner.event(&record, "restart")]);
+                inner.tell(&[record.event("restart")]);
                 Ok(())
             })
             .await
@@ -311,7 +311,7 @@ impl Container {
             .blocking(move |inner| {
                 let record = Record { paused: freeze, ..record };
                 inner.records.write(&record)?;
-                inner.tell(&[inner.event(&record, if freeze { "pause" } else { "unpause" })]);
+                inner.tell(&[record.event(if freeze { "pause" } else { "unpause" })]);
                 drop(lock);
                 Ok(())
             })
@@ -377,7 +377,7 @@ impl Container {
                 return Err(Error::SameName { name: name.to_string() });
             }
             inner.records.rename(&mut record, name.clone())?;
-            inner.tell(&[inner.event(&record, "rename").with("oldName", &format!("/{old}"))]);
+            inner.tell(&[record.event("rename").with("oldName", &format!("/{old}"))]);
             if !inner.records.has_shim(id)? {
                 repair::settle(inner, id, &lock)?;
             }
@@ -425,7 +425,7 @@ impl Container {
         self.engine
             .blocking(move |inner| {
                 inner.records.write(&record)?;
-                inner.tell(&[inner.event(&record, "update")]);
+                inner.tell(&[record.event("update")]);
                 drop(lock);
                 Ok(())
             })

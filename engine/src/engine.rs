@@ -162,7 +162,7 @@ impl Engine {
                 record.stage = Stage::Created;
                 inner.records.write(&record)?;
                 inner.records.unmark(&record.id)?;
-                inner.tell(&[inner.event(&record, "create")]);
+                inner.tell(&[record.event("create")]);
                 Ok(record.id)
             })
             .await?;
@@ -180,7 +180,7 @@ impl Engine {
         let (record, lock) = self
             .blocking(move |inner| {
                 let (record, lock) = inner.make(request)?;
-                inner.tell(&[inner.event(&record, "create")]);
+                inner.tell(&[record.event("create")]);
                 Ok((record, lock))
             })
             .await?;

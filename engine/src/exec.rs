@@ -18,7 +18,7 @@ use crate::journal::Event;
 use crate::process::Process;
 use crate::record::{Record, Status};
 use crate::spec;
-use crate::streams::{Fifos, Streams};
+use crate::streams::{ATTACH, Fifos, Streams};
 use crate::user;
 
 /// A process to be added to a container. What is not said is as with the container's first process.
@@ -79,7 +79,7 @@ impl Container {
                 let spec = inner.process_of(&record, &request)?;
                 let fifos = Fifos::make(&inner.records.bundle(id), streams.of(interactive, tty))?;
                 let exec_id = Id::random()?.to_string();
-                let event = |action: &str| told(inner, &record, &format!("{action}: {words}"), &exec_id);
+                let event = |action: &str| told(&record, &format!("{action}: {words}"), &exec_id);
                 inner.tell(&[event("exec_create"), event("exec_start")]);
                 Ok((record, spec, exec_id, fifos))
             })
@@ -89,9 +89,10 @@ impl Container {
             id: self.id.to_string(),
             exec_id: exec_id.clone(),
             terminal: tty,
-            stdin: if interactive { "attach:".to_owned() } else { String::new() },
+            stdin: if interactive { ATTACH.to_owned() } else { String::new() },
+            stdout: if streams.stdout { ATTACH.to_owned() } else { String::new() },
+            stderr: if streams.stderr && !tty { ATTACH.to_owned() } else { String::new() },
             spec: Some(proto::Any { type_url: format!("{TYPES}Process"), value: spec }),
-            ..proto::ExecProcessRequest::default()
         };
         process.call(&call).await.map_err(self.shim("add a process to"))?;
         let ends = process.attach(fifos, true).await?;
@@ -149,15 +150,15 @@ impl Exec {
         self.process
             .engine
             .blocking(move |inner| {
-                inner.tell(&[told(inner, &record, "exec_die", &exec_id).with("exitCode", &status)]);
+                inner.tell(&[told(&record, "exec_die", &exec_id).with("exitCode", &status)]);
                 Ok(())
             })
             .await
     }
 }
 
-fn told(inner: &Inner, record: &Record, action: &str, exec_id: &str) -> Event {
-    inner.event(record, action).with("execID", exec_id)
+fn told(record: &Record, action: &str, exec_id: &str) -> Event {
+    record.event(action).with("execID", exec_id)
 }
 
 impl Inner {

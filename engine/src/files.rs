@@ -72,7 +72,7 @@ impl Container {
         let options = PackOptions { root: Root::Contents, mounts: Mounts::Stay, ..PackOptions::default() };
         let packed = self.copy_out("/", options, out).await?;
         self.with(move |inner, id| {
-            inner.tell(&[inner.event(&inner.record(id)?, "export")]);
+            inner.tell(&[inner.record(id)?.event("export")]);
             Ok(packed)
         })
         .await

@@ -25,7 +25,7 @@ use crate::folder;
 use crate::health::{Health, HealthStatus, Probe};
 use crate::identity::Id;
 use crate::journal::Kind;
-use crate::record::{Record, Status};
+use crate::record::{Record, Stage};
 use crate::request::Healthcheck;
 use crate::start::{self, Starter};
 use crate::streams::Streams;
@@ -52,7 +52,7 @@ impl Engine {
             let mut events = self.events(EventsRequest::default()).await?;
             let mut watched = Watched { engine: self.clone(), tasks: HashMap::new() };
             for summary in self.containers().await? {
-                watched.look(&summary.record, &summary.status);
+                watched.look(&summary.record);
             }
             loop {
                 let event = tokio::time::timeout(linger, events.next()).await;
@@ -140,12 +140,13 @@ impl Watched {
     async fn look_at(&mut self, id: Id) {
         let container = Container::new(self.engine.clone(), id);
         if let Ok(summary) = container.summary().await {
-            self.look(&summary.record, &summary.status);
+            self.look(&summary.record);
         }
     }
 
-    fn look(&mut self, record: &Record, status: &Status) {
-        let wanted = record.restarting || (status.is_running() && record.needs_monitor());
+    fn look(&mut self, record: &Record) {
+        // One that has started and does not run has ended just now, and nobody has put that on record.
+        let wanted = record.restarting || (record.stage == Stage::Started && record.needs_monitor());
         if wanted && !self.tasks.contains_key(&record.id) {
             let container = Container::new(self.engine.clone(), record.id.clone());
             let task = tokio::spawn(async move {
@@ -168,7 +169,7 @@ async fn attend(container: &Container) -> Result<()> {
             summary => summary?,
         };
         let record = summary.record;
-        if summary.status.is_running() && record.needs_monitor() {
+        if record.stage == Stage::Started && record.needs_monitor() {
             let since = Instant::now();
             watch_run(container, &record).await?;
             if since.elapsed() >= LONG_RUN {
@@ -260,7 +261,7 @@ async fn check_health(container: &Container, record: &Record, check: &Healthchec
             inner.records.write_health(id, &written)?;
             if written.status != before {
                 let action = format!("health_status: {}", written.status.name());
-                inner.tell(&[inner.event(&record, &action)]);
+                inner.tell(&[record.event(&action)]);
             }
             Ok(())
         });
@@ -299,20 +300,16 @@ async fn probe(container: &Container, check: &Healthcheck, timeout: Duration) ->
         tokio::time::timeout(timeout, async { tokio::join!(exec.wait(), reading).0 }).await
     };
     let end = SystemTime::now();
-    match ended {
-        Ok(status) => {
-            let status = status?;
-            exec.finish(status).await?;
-            Ok(Probe { start, end, exit_code: status, output: String::from_utf8_lossy(&output).into_owned() })
-        }
-        Err(_) => {
-            // The connection that waited is of no more use: the shim forgets the process with its end.
-            exec.kill(nix::libc::SIGKILL).await.ok();
-            exec.finish(137).await?;
-            let output = format!("Health check exceeded timeout ({timeout:?})");
-            Ok(Probe { start, end, exit_code: -1, output })
-        }
+    if let Ok(status) = ended {
+        let status = status?;
+        exec.finish(status).await?;
+        return Ok(Probe { start, end, exit_code: status, output: String::from_utf8_lossy(&output).into_owned() });
     }
+    // The connection that waited is of no more use: the shim forgets the process with its end.
+    exec.kill(nix::libc::SIGKILL).await.ok();
+    exec.finish(137).await?;
+    let output = format!("Health check exceeded timeout ({timeout:?})");
+    Ok(Probe { start, end, exit_code: -1, output })
 }
 
 /// Reads to the end and keeps the beginning.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::identity::{ContainerName, Id};
+use crate::journal::{Event, Kind};
 use crate::request::{CreateRequest, Healthcheck};
 
 /// The format of a record that this version writes. Version 1 had no past ends, commands and restarts; what it lacks is made up.
@@ -14,7 +15,6 @@ pub(crate) const VERSION: u32 = 2;
 
 /// What is known of a container for as long as it exists.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Record {
     pub(crate) version: u32,
     /// The container's id.
@@ -215,6 +215,13 @@ impl Record {
             restarting: false,
             request,
         })
+    }
+
+    /// Something that happens to it, with what Docker tells of each.
+    pub(crate) fn event(&self, action: &str) -> Event {
+        let mut event = Event::new(Kind::Container, action, self.id.as_str());
+        event.attributes.extend(self.request.labels.clone());
+        event.with("name", &self.name).with("image", &self.request.image.name)
     }
 
     /// Whether somebody has to watch over it while it runs: to start it again, or to look whether it is well.

@@ -292,8 +292,8 @@ impl Records {
     }
 
     /// Whether all records were looked at since the machine was started.
-    pub(crate) fn is_known_boot(&self) -> Result<bool> {
-        Ok(fs::read_to_string(self.run.join(BOOT)).is_ok_and(|text| Some(text) == boot_id().ok()))
+    pub(crate) fn is_known_boot(&self) -> bool {
+        fs::read_to_string(self.run.join(BOOT)).is_ok_and(|text| Some(text) == boot_id().ok())
     }
 
     /// Says that all records were looked at since the machine was started.

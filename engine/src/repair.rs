@@ -11,7 +11,7 @@ use crate::engine::Inner;
 use crate::error::{Error, Result};
 use crate::folder::FolderLock;
 use crate::identity::Id;
-use crate::journal::{Event, Kind};
+use crate::journal::Event;
 use crate::record::{Ended, Exit, Record, Stage};
 use crate::request::RestartPolicy;
 use crate::unpack;
@@ -39,7 +39,7 @@ impl Watch {
 ///
 /// The first time since the machine was started every record is looked at; later on what is in `RUN`.
 pub(crate) fn run(inner: &Inner) -> Result<Watch> {
-    let known = inner.records.is_known_boot()?;
+    let known = inner.records.is_known_boot();
     let mut ids = inner.records.marked()?;
     if !known {
         ids.extend(inner.records.ids()?);
@@ -148,11 +148,11 @@ fn end_run(inner: &Inner, mut record: Record) -> Result<Watch> {
     failures.extend(kill_leftovers(inner, &record).err());
     let mut events = Vec::new();
     if exit.as_ref().is_some_and(|exit| exit.oom_killed) {
-        events.push(inner.event(&record, "oom"));
+        events.push(record.event("oom"));
     }
     // Docker's status for one whose end nobody saw.
     let status = exit.as_ref().map_or(255, |exit| exit.status);
-    events.push(inner.event(&record, "die").with("exitCode", &status));
+    events.push(record.event("die").with("exitCode", &status));
     inner.tell(&events);
     if record.request.auto_remove {
         failures.extend(demolish(inner, &record).err());
@@ -189,7 +189,7 @@ pub(crate) fn demolish(inner: &Inner, record: &Record) -> Result<()> {
     failures.extend(removed.err());
     if failures.is_empty() {
         if record.stage != Stage::Creating {
-            inner.tell(&[inner.event(record, "destroy")]);
+            inner.tell(&[record.event("destroy")]);
         }
         failures.extend(inner.records.remove(record).err());
     }
@@ -255,13 +255,6 @@ pub(crate) fn end(inner: &Inner, id: &Id) -> Result<()> {
 }
 
 impl Inner {
-    /// An event of a container, with what Docker tells of each.
-    pub(crate) fn event(&self, record: &Record, action: &str) -> Event {
-        let mut event = Event::new(Kind::Container, action, record.id.as_str());
-        event.attributes.extend(record.request.labels.clone());
-        event.with("name", &record.name).with("image", &record.request.image.name)
-    }
-
     /// Appends events to the journal. What has happened has happened, though it cannot be told.
     pub(crate) fn tell(&self, events: &[Event]) {
         if let Err(error) = self.journal.append(events) {

@@ -73,7 +73,7 @@ impl Running {
         self.process
             .engine
             .blocking(move |inner| {
-                inner.tell(&[inner.event(&record, "detach")]);
+                inner.tell(&[record.event("detach")]);
                 Ok(())
             })
             .await?;

@@ -338,13 +338,13 @@ pub(crate) fn resources(limits: &Limits) -> Result<LinuxResources> {
     let mut cpu = LinuxCpuBuilder::default();
     if let Some(nano_cpus) = limits.nano_cpus {
         if limits.cpu_quota.is_some() || limits.cpu_period.is_some() {
-            let value = (nano_cpus as f64 / 1e9).to_string();
-            return Err(refused("the number of CPUs", value, "it cannot be combined with a quota or period"));
+            return Err(refused("the number of CPUs", cpus(nano_cpus), "it cannot be combined with a quota or period"));
         }
         // 0.01 CPU is the least that the kernel takes (a quota of 1 ms in 100 ms).
-        let quota = i64::try_from(nano_cpus / 10_000).ok().filter(|quota| *quota >= 1_000).ok_or_else(|| {
-            refused("the number of CPUs", (nano_cpus as f64 / 1e9).to_string(), "it must be at least 0.01")
-        })?;
+        let quota = i64::try_from(nano_cpus / 10_000)
+            .ok()
+            .filter(|quota| *quota >= 1_000)
+            .ok_or_else(|| refused("the number of CPUs", cpus(nano_cpus), "it must be at least 0.01"))?;
         cpu = cpu.period(100_000_u64).quota(quota);
     }
     if let Some(shares) = limits.cpu_shares {
@@ -377,6 +377,12 @@ pub(crate) fn resources(limits: &Limits) -> Result<LinuxResources> {
         resources = resources.block_io(built("linux.resources.blockIO", block)?);
     }
     built(FIELD, resources.build())
+}
+
+/// A number of CPUs as people write it.
+fn cpus(nano_cpus: u64) -> String {
+    let text = format!("{}.{:09}", nano_cpus / 1_000_000_000, nano_cpus % 1_000_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn memory(limits: &Limits) -> Result<Option<oci_spec::runtime::LinuxMemory>> {

@@ -21,7 +21,7 @@ use crate::record::{Ended, Exit, Record, Stage, boot_id};
 use crate::repair;
 use crate::request::LogConfig;
 use crate::running::Running;
-use crate::streams::{Fifos, Streams};
+use crate::streams::{ATTACH, Fifos, Streams};
 
 /// Who asks for the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub(crate) async fn start(
             let watch = record.needs_monitor();
             engine
                 .blocking(move |inner| {
-                    inner.tell(&[inner.event(&record, "start")]);
+                    inner.tell(&[record.event("start")]);
                     drop(lock);
                     Ok(())
                 })
@@ -204,7 +204,7 @@ fn launch(inner: &Inner, record: &Record) -> Result<Launched> {
         bundle: folder.to_string_lossy().into_owned(),
         rootfs: mounts.iter().map(to_proto).collect(),
         terminal: record.request.tty,
-        stdin: if record.request.interactive { "attach:".to_owned() } else { String::new() },
+        stdin: if record.request.interactive { ATTACH.to_owned() } else { String::new() },
         stderr: if record.request.tty { String::new() } else { log.clone() },
         stdout: log,
         options,
@@ -218,15 +218,14 @@ fn launch(inner: &Inner, record: &Record) -> Result<Launched> {
     })
 }
 
-/// Where the shim keeps the container's output, as it wants to be told; empty for nowhere.
+/// Where the shim keeps the container's output, as it wants to be told.
 fn log_uri(inner: &Inner, record: &Record) -> String {
-    let LogConfig::JsonFile { max_size, max_files } = record.request.log else { return String::new() };
+    let LogConfig::JsonFile { max_size, max_files } = record.request.log else { return ATTACH.to_owned() };
     let mut uri = format!("json-file://{}", inner.records.log(&record.id).display());
     let mut separator = '?';
     for (name, value) in [("max-size", max_size), ("max-file", max_files.map(u64::from))] {
         if let Some(value) = value {
-            uri.push(separator);
-            uri.push_str(&format!("{name}={value}"));
+            uri.extend([separator.to_string(), format!("{name}={value}")]);
             separator = '&';
         }
     }

@@ -114,7 +114,7 @@ impl Engine {
         self.blocking(move |inner| {
             let image = path.display().to_string();
             let loaded = inner.content.load(&path, &Platform::host());
-            inner.loaded(loaded.map_err(|source| Error::Image { image, source: Box::new(source) })?)
+            Ok(inner.loaded(loaded.map_err(|source| Error::Image { image, source: Box::new(source) })?))
         })
         .await
     }
@@ -124,7 +124,7 @@ impl Engine {
         self.blocking(move |inner| {
             let loaded = inner.content.load_stream(input, MAX_STREAM, &Platform::host());
             let failed = |source| Error::Image { image: "the archive".to_owned(), source: Box::new(source) };
-            inner.loaded(loaded.map_err(failed)?)
+            Ok(inner.loaded(loaded.map_err(failed)?))
         })
         .await
     }
@@ -249,11 +249,11 @@ fn content(source: estiba_image::Error) -> Error {
 }
 
 impl Inner {
-    fn loaded(&self, loaded: Vec<Loaded>) -> Result<Vec<Loaded>> {
+    fn loaded(&self, loaded: Vec<Loaded>) -> Vec<Loaded> {
         for image in &loaded {
-            self.tell_image("load", image.names.first().map_or(&image.id.to_string(), |name| name));
+            self.tell_image("load", image.names.first().map_or(image.id.as_ref(), |name| name.as_str()));
         }
-        Ok(loaded)
+        loaded
     }
 
     pub(crate) fn tell_image(&self, action: &str, name: &str) {

@@ -15,6 +15,9 @@ use tokio::net::unix::pipe;
 use crate::error::{Error, Result};
 use crate::identity::Id;
 
+/// A stream that belongs to whoever attaches, as the shim wants to be told.
+pub(crate) const ATTACH: &str = "attach:";
+
 /// Which standard streams of a container a client wants to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Streams {

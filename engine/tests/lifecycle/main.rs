@@ -1,6 +1,7 @@
 //! Containers through the library alone, in a program that is its own shim.
 
 mod image;
+mod living;
 mod place;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error + Send + 
 
 fn main() {
     estiba_engine::reexec();
+    place::monitor();
     let arguments = Arguments::from_args();
     let missing = place::missing();
     let privileged = |name: &str, test: fn() -> Result| {
@@ -35,6 +37,16 @@ fn main() {
         privileged("privileged_a_record_of_the_future_stops_nobody_else", future_record),
         privileged("privileged_users_and_files_of_the_image_are_used", users_and_files),
         privileged("privileged_a_damaged_blob_is_removed_and_comes_again", damaged_blob),
+        privileged("privileged_a_detached_container_has_a_log_and_a_status", living::detached_with_log_and_status),
+        privileged("privileged_several_clients_are_attached_at_once", living::several_clients),
+        privileged("privileged_further_processes_run_in_a_container", living::further_processes),
+        privileged("privileged_containers_are_stopped_and_killed", living::stopped_and_killed),
+        privileged("privileged_containers_are_paused_renamed_and_limited", living::paused_and_renamed_and_limited),
+        privileged("privileged_events_are_told", living::events_are_told),
+        privileged("privileged_the_monitor_restarts", living::restarted_by_the_monitor),
+        privileged("privileged_the_monitor_checks_health", living::checked_by_the_monitor),
+        privileged("privileged_a_reboot_is_noticed", living::after_a_reboot),
+        privileged("privileged_a_damaged_record_can_be_removed", living::damaged_records),
     ];
     libtest_mimic::run(&arguments, trials).exit();
 }

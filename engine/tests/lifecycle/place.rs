@@ -49,6 +49,43 @@ impl Place {
         Ok(blobs.into_iter().max_by_key(size).ok_or("there is no blob")?)
     }
 
+    /// Another boot than before, with an empty `RUN`.
+    pub(crate) fn reboot(&self) -> Result {
+        // The kernel frees the locks of killed processes once they have ended.
+        for _ in 0..100 {
+            if shims(&self.folder.path().to_string_lossy()).is_empty() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // The processes of the containers would not have outlived it.
+        for hierarchy in entries(Path::new("/sys/fs/cgroup")) {
+            for folder in entries(&hierarchy.join(self.cgroup.trim_start_matches('/'))) {
+                for pid in fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default().lines() {
+                    let _ = nix::sys::signal::kill(
+                        nix::unistd::Pid::from_raw(pid.parse()?),
+                        nix::sys::signal::Signal::SIGKILL,
+                    );
+                }
+                for _ in 0..100 {
+                    if !folder.is_dir() || fs::remove_dir(&folder).is_ok() {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+        }
+        for entry in entries(&self.run()) {
+            if entry.is_dir() { fs::remove_dir_all(entry)? } else { fs::remove_file(entry)? }
+        }
+        Ok(())
+    }
+
+    /// Whether the root's monitor runs.
+    pub(crate) fn has_monitor(&self) -> bool {
+        !monitors(&self.root().to_string_lossy()).is_empty()
+    }
+
     fn run(&self) -> PathBuf {
         self.folder.path().join("run")
     }
@@ -59,6 +96,7 @@ impl Place {
             run: self.run(),
             shim: ShimProgram::Reexec,
             cgroup_parent: self.cgroup.clone(),
+            monitor_command: monitor_command(&self.root(), &self.run(), &self.cgroup)?,
             ..Config::default()
         };
         Ok(Engine::open(config).await?)
@@ -73,7 +111,8 @@ impl Place {
             left.extend(entries(&folder));
         }
         // What says in which boot the records were looked at.
-        left.retain(|path| *path != self.run().join("boot"));
+        let kept = ["boot", "monitor.lock", "monitor.wanted"].map(|name| self.run().join(name));
+        left.retain(|path| !kept.contains(path));
         let mut snapshots = Vec::new();
         below(&self.root().join("snapshots"), &mut snapshots);
         left.extend(snapshots.into_iter().filter(|path| {
@@ -131,14 +170,67 @@ fn below(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// The word that makes this program a monitor.
+const MONITOR: &str = "monitor-of-the-test";
+
+fn monitor_command(root: &Path, run: &Path, cgroup: &str) -> Result<Vec<String>> {
+    let program = std::env::current_exe()?.to_string_lossy().into_owned();
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    Ok(vec![program, MONITOR.to_owned(), path(root), path(run), cgroup.to_owned(), "detach".to_owned()])
+}
+
+/// In a process that was started as a monitor: is one, and ends.
+pub(crate) fn monitor() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, word, root, run, cgroup, rest @ ..] = arguments.as_slice() else { return };
+    if word != MONITOR {
+        return;
+    }
+    if !rest.is_empty() {
+        let mut command = std::process::Command::new(&arguments[0]);
+        command.args([word, root, run, cgroup]).spawn().expect("a monitor in the background");
+        std::process::exit(0);
+    }
+    let config = Config { root: root.into(), run: run.into(), cgroup_parent: cgroup.clone(), ..Config::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let done = runtime.block_on(async { Engine::open(config).await?.monitor(Duration::from_millis(300)).await });
+    if let Err(error) = done {
+        eprintln!("{}", chain(&error));
+    }
+    std::process::exit(0);
+}
+
+/// The monitors of a root.
+fn monitors(root: &str) -> Vec<i32> {
+    processes(|line| line.contains(MONITOR) && line.contains(root))
+}
+
+/// Kills the monitor of a place.
+pub(crate) fn kill_monitor(place: &Place) -> Result {
+    let monitors = monitors(&place.root().to_string_lossy());
+    let [monitor] = monitors.as_slice() else { return Err(format!("there are {} monitors", monitors.len()).into()) };
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(*monitor), nix::sys::signal::Signal::SIGKILL)?;
+    for _ in 0..100 {
+        if !place.has_monitor() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
 /// The shims whose arguments mention a text.
 fn shims(text: &str) -> Vec<i32> {
+    processes(|line| line.starts_with("estiba-shim") && line.contains(text))
+}
+
+/// The processes whose command line is such.
+fn processes(is_such: impl Fn(&str) -> bool) -> Vec<i32> {
     let pids =
         entries(Path::new("/proc")).into_iter().filter_map(|path| path.file_name()?.to_str()?.parse::<i32>().ok());
     pids.filter(|pid| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line);
-        line.starts_with("estiba-shim") && line.contains(text)
+        is_such(&String::from_utf8_lossy(&line))
     })
     .collect()
 }
