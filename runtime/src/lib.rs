@@ -28,7 +28,7 @@ pub use exit::{ExitStatus, wait};
 pub use external::External;
 pub use features::Features;
 pub use id::ContainerId;
-pub use native::Native;
+pub use native::{Details, Native};
 pub use oci_spec;
 pub use runtime::{
     CreateOptions, Created, DeleteMode, ExecOptions, Keyring, KillTarget, RootSwitch, Runtime, Stdio, inherited_fds,

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
@@ -40,6 +41,15 @@ pub struct Native {
     waiting: Mutex<HashMap<ContainerId, Waiting>>,
 }
 
+/// What is known of a container beside its [`State`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Details {
+    /// When it was made.
+    pub created: SystemTime,
+    /// Its root filesystem's folder; `None` for a detached tree.
+    pub rootfs: Option<PathBuf>,
+}
+
 impl Native {
     /// A runtime that keeps its state in `state_root/ID`, which should lie on a tmpfs such as `/run`.
     pub fn new(state_root: impl Into<PathBuf>) -> Self {
@@ -61,9 +71,10 @@ impl Native {
         record::list(&self.state_root)
     }
 
-    /// When a container was created, in seconds since 1970.
-    pub fn created(&self, id: &ContainerId) -> Result<u64> {
-        Ok(Folder::open(&self.state_root, id)?.load()?.created)
+    /// What is known of a container beside its state.
+    pub fn details(&self, id: &ContainerId) -> Result<Details> {
+        let record = Folder::open(&self.state_root, id)?.load()?;
+        Ok(Details { created: record.created(), rootfs: record.rootfs })
     }
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, Waiting>> {

@@ -100,6 +100,32 @@ pub(crate) enum Command {
         /// The container.
         id: String,
     },
+    /// Execute a program in a running container.
+    Exec(Exec),
+    /// List the processes of a container.
+    Ps {
+        /// The container.
+        id: String,
+        /// The form of the list.
+        #[arg(long, short, default_value = "table")]
+        format: ListFormat,
+        /// What `ps` is called with; `-ef` by default.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+    /// Print what a container uses, and what happens to it, a JSON object a line.
+    Events {
+        /// The container.
+        id: String,
+        /// How long to wait between two looks.
+        #[arg(long, default_value = "5s")]
+        interval: String,
+        /// Look once.
+        #[arg(long)]
+        stats: bool,
+    },
+    /// Change the limits of a container.
+    Update(Update),
     /// List the containers.
     List {
         /// The form of the list.
@@ -142,6 +168,110 @@ pub(crate) struct Create {
     /// Hand that many descriptors on, from 3 up.
     #[arg(long, default_value_t = 0, action = ArgAction::Set)]
     pub(crate) preserve_fds: u32,
+}
+
+/// What is executed in a container, and how.
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// A unix socket that receives the terminal's descriptor.
+    #[arg(long)]
+    pub(crate) console_socket: Option<PathBuf>,
+    /// The folder to start in.
+    #[arg(long)]
+    pub(crate) cwd: Option<PathBuf>,
+    /// An environment variable, NAME=VALUE.
+    #[arg(long, short)]
+    pub(crate) env: Vec<String>,
+    /// With a terminal.
+    #[arg(long, short)]
+    pub(crate) tty: bool,
+    /// The user, UID or UID:GID.
+    #[arg(long, short)]
+    pub(crate) user: Option<String>,
+    /// Further groups.
+    #[arg(long, short = 'g')]
+    pub(crate) additional_gids: Vec<u32>,
+    /// A process.json with all of it; the other options about the process do not count then.
+    #[arg(long, short)]
+    pub(crate) process: Option<PathBuf>,
+    /// Do not wait.
+    #[arg(long, short)]
+    pub(crate) detach: bool,
+    /// A file for the process's number.
+    #[arg(long)]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// A label of SELinux.
+    #[arg(long)]
+    pub(crate) process_label: Option<String>,
+    /// A profile of AppArmor.
+    #[arg(long)]
+    pub(crate) apparmor: Option<String>,
+    /// No program gains privileges.
+    #[arg(long)]
+    pub(crate) no_new_privs: bool,
+    /// A capability beside those of the container.
+    #[arg(long, short)]
+    pub(crate) cap: Vec<String>,
+    /// Hand that many descriptors on, from 3 up.
+    #[arg(long, default_value_t = 0, action = ArgAction::Set)]
+    pub(crate) preserve_fds: u32,
+    /// The container.
+    pub(crate) id: String,
+    /// The program and its arguments.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<String>,
+}
+
+/// Limits; those that are not given stay.
+#[derive(Debug, Args)]
+pub(crate) struct Update {
+    /// A file with `linux.resources` as JSON, or `-` for the standard input; the other options do not count then.
+    #[arg(long, short)]
+    pub(crate) resources: Option<PathBuf>,
+    /// The weight at block devices, from 10 to 1000.
+    #[arg(long)]
+    pub(crate) blkio_weight: Option<u16>,
+    /// The period of the quota, in microseconds.
+    #[arg(long)]
+    pub(crate) cpu_period: Option<u64>,
+    /// The processor time in a period, in microseconds; -1 for no limit.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) cpu_quota: Option<i64>,
+    /// How much of a quota may be saved, in microseconds.
+    #[arg(long)]
+    pub(crate) cpu_burst: Option<u64>,
+    /// The share of the processors, from 2 to 262144.
+    #[arg(long)]
+    pub(crate) cpu_share: Option<u64>,
+    /// The period of the real-time quota, in microseconds.
+    #[arg(long)]
+    pub(crate) cpu_rt_period: Option<u64>,
+    /// The real-time quota, in microseconds.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) cpu_rt_runtime: Option<i64>,
+    /// 1 to run only when nobody else does.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) cpu_idle: Option<i64>,
+    /// The processors, such as 0-2,5.
+    #[arg(long)]
+    pub(crate) cpuset_cpus: Option<String>,
+    /// The memory nodes.
+    #[arg(long)]
+    pub(crate) cpuset_mems: Option<String>,
+    /// The limit of memory: bytes, or with a suffix b, k, m, g, t.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) memory: Option<String>,
+    /// The memory that is left to it when memory is short.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) memory_reservation: Option<String>,
+    /// The limit of memory and swap together; -1 for none.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) memory_swap: Option<String>,
+    /// How many processes and threads there may be; -1 for any number.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) pids_limit: Option<i64>,
+    /// The container.
+    pub(crate) id: String,
 }
 
 /// What docker reads: the version after the word, then the version of the specification.

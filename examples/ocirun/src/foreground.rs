@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use estiba_runtime::oci_spec::runtime::{BoxBuilder, Spec};
+use estiba_runtime::oci_spec::runtime::{BoxBuilder, Process};
 use estiba_runtime::{Created, ExitStatus};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -17,12 +17,10 @@ use crate::Result;
 use crate::signal::Forwarded;
 
 /// Gives the container's terminal the size of ours.
-pub(crate) fn adopt_size(spec: &mut Spec) {
+pub(crate) fn adopt_size(process: &mut Process) {
     let Ok(size) = tcgetwinsize(io::stdin()) else { return };
     let Ok(size) = BoxBuilder::default().width(size.ws_col).height(size.ws_row).build() else { return };
-    if let Some(process) = spec.process_mut()
-        && process.console_size().is_none()
-    {
+    if process.console_size().is_none() {
         process.set_console_size(Some(size));
     }
 }

@@ -18,7 +18,7 @@ pub(crate) fn error(cli: &Cli, error: &dyn Error) {
     }
     eprintln!("ocirun: {message}");
     let Some(path) = &cli.log else { return };
-    let time = timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
+    let time = timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()), 0);
     let line = match cli.log_format {
         LogFormat::Json => serde_json::json!({"level": "error", "msg": message, "time": time}).to_string(),
         LogFormat::Text => format!("time=\"{time}\" level=error msg={}", serde_json::Value::from(message)),
@@ -33,8 +33,8 @@ pub(crate) fn error(cli: &Cli, error: &dyn Error) {
     }
 }
 
-/// Seconds since 1970 as RFC 3339 has them.
-pub(crate) fn timestamp(seconds: u64) -> String {
+/// Seconds since 1970 as RFC 3339 has them, with nanoseconds if there are some.
+pub(crate) fn timestamp(seconds: u64, nanoseconds: u32) -> String {
     let (days, rest) = (seconds / 86400, seconds % 86400);
     // Years that start with March make the leap day the last one.
     let shifted = days + 719_468;
@@ -46,7 +46,8 @@ pub(crate) fn timestamp(seconds: u64) -> String {
     let month = if month < 10 { month + 3 } else { month - 9 };
     let year = year + era * 400 + u64::from(month <= 2);
     let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}-{month:02}-{day_of_month:02}T{hour:02}:{minute:02}:{second:02}Z")
+    let fraction = if nanoseconds == 0 { String::new() } else { format!(".{nanoseconds:09}") };
+    format!("{year:04}-{month:02}-{day_of_month:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
 }
 
 #[cfg(test)]
@@ -63,7 +64,8 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00Z"),
             (1_798_761_599, "2026-12-31T23:59:59Z"),
         ] {
-            assert_eq!(timestamp(seconds), text);
+            assert_eq!(timestamp(seconds, 0), text);
         }
+        assert_eq!(timestamp(1, 50), "1970-01-01T00:00:01.000000050Z");
     }
 }

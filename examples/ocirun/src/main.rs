@@ -2,12 +2,16 @@
 
 mod cli;
 mod console;
+mod events;
+mod exec;
 mod features;
 mod foreground;
 mod list;
 mod log;
+mod ps;
 mod signal;
 mod spec;
+mod update;
 
 use std::error::Error;
 use std::fs;
@@ -40,8 +44,9 @@ fn main() -> ExitCode {
         Err(error) => {
             log::error(&cli, error.as_ref());
             let code = error.downcast_ref::<estiba_runtime::Error>().map_or(1, estiba_runtime::Error::exit_code);
-            // What cannot be executed has a status of its own; for all else runc's is 1.
-            ExitCode::from(if matches!(code, 126 | 127) { u8::try_from(code).unwrap_or(1) } else { 1 })
+            // What cannot be executed has a status of its own; for all else runc's is 1, and 255 for exec, whose 1 is the program's.
+            let other = if matches!(cli.command, Command::Exec(_)) { 255 } else { 1 };
+            ExitCode::from(if matches!(code, 126 | 127) { u8::try_from(code).unwrap_or(other) } else { other })
         }
     }
 }
@@ -56,7 +61,7 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         Command::Start { id } => native().start(&id.parse()?).map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Command::Run { create, detach, keep } => run(&native(), create, *detach, *keep),
         Command::State { id } => {
-            print(&serde_json::to_string_pretty(&native().state(&id.parse()?)?)?)?;
+            list::state(&native(), &id.parse()?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Kill { id, signal, all } => {
@@ -76,6 +81,17 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         }
         Command::Pause { id } => native().pause(&id.parse()?).map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Command::Resume { id } => native().resume(&id.parse()?).map(|()| ExitCode::SUCCESS).map_err(Into::into),
+        Command::Exec(arguments) => exec::exec(&native(), arguments),
+        Command::Ps { id, format, options } => {
+            ps::print(&native(), &id.parse()?, *format, options).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Events { id, interval, stats } => {
+            events::print(&native(), &id.parse()?, interval, *stats).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Update(arguments) => {
+            native().update(&arguments.id.parse()?, &update::resources(arguments)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::List { format, quiet } => list::print(&native(), *format, *quiet).map(|()| ExitCode::SUCCESS),
         Command::Spec { bundle } => spec::write(bundle.as_deref()).map(|()| ExitCode::SUCCESS),
         Command::Features => print(&features::text()?).map(|()| ExitCode::SUCCESS),
@@ -166,7 +182,7 @@ fn run(native: &Native, arguments: &Create, detach: bool, keep: bool) -> Result<
         return Err("process.terminal is true: --detach needs --console-socket".into());
     }
     if terminal && !detach {
-        foreground::adopt_size(&mut bundle.spec);
+        bundle.spec.process_mut().as_mut().map(foreground::adopt_size);
     }
     // From here on a signal is for the container.
     let signals = if detach { None } else { Some(signal::Forwarded::new()?) };

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oci_spec::runtime::{Hooks, LinuxNamespaceType};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::{Cgroup, CgroupPath};
 use crate::rights::Rights;
 use crate::sys::{self, file, process};
-use crate::{Bundle, ContainerId, Error, Keyring, Result, State, Status, seccomp};
+use crate::{Bundle, ContainerId, Error, Keyring, Result, Root, State, Status, seccomp};
 
 /// The container's record.
 const RECORD: &str = "state.json";
@@ -37,7 +37,13 @@ pub(super) struct Record {
     #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     annotations: HashMap<String, String>,
     /// Seconds since 1970.
-    pub(super) created: u64,
+    created: u64,
+    /// And what is missing to the moment.
+    #[serde(default)]
+    created_nanoseconds: u32,
+    /// Where the root filesystem is, if it has a path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) rootfs: Option<PathBuf>,
     #[serde(flatten)]
     pub(super) identity: Identity,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -86,6 +92,7 @@ impl Record {
             own_pids |= namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none();
             kinds |= crate::plan::kind(namespace.typ());
         }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Self {
             oci_version: spec.version().clone(),
             id: id.to_string(),
@@ -95,7 +102,12 @@ impl Record {
                 source,
             })?,
             annotations: spec.annotations().clone().unwrap_or_default(),
-            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            created: now.as_secs(),
+            created_nanoseconds: now.subsec_nanos(),
+            rootfs: match &bundle.root {
+                Root::Path(path) => std::path::absolute(path).ok(),
+                Root::Detached(_) => None,
+            },
             identity: Identity::default(),
             cgroups: cgroup.map(|cgroup| cgroup.paths().to_vec()).unwrap_or_default(),
             own_pids,
@@ -116,6 +128,11 @@ impl Record {
             bundle: self.bundle.clone(),
             annotations: self.annotations.clone(),
         }
+    }
+
+    /// When it was made.
+    pub(super) fn created(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::new(self.created, self.created_nanoseconds.min(999_999_999))
     }
 
     pub(super) fn cgroup(&self) -> Option<Cgroup> {

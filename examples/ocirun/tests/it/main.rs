@@ -32,13 +32,19 @@ fn main() {
     } else {
         None
     };
-    let privileged: [Case; 6] = [
+    let privileged: [Case; 12] = [
         ("run_passes_streams_and_status", streams),
         ("create_start_state_kill_delete", life),
         ("run_tells_what_cannot_be_executed", executables),
         ("run_forwards_signals", signals),
         ("run_bridges_a_terminal", terminal),
         ("run_hands_descriptors_on", descriptors),
+        ("exec_passes_streams_and_status", exec),
+        ("exec_takes_a_process_json", exec_process),
+        ("exec_bridges_a_terminal", exec_terminal),
+        ("exec_detaches", exec_detached),
+        ("update_events_and_ps", update),
+        ("state_and_list_have_the_fields_of_runc", fields),
     ];
     trials.extend(privileged.into_iter().map(|(name, run)| {
         let trial = Trial::test(format!("privileged_{name}"), run);
@@ -63,7 +69,7 @@ impl Bundle {
         let bin = bundle.folder.path().join("rootfs/bin");
         fs::create_dir_all(&bin)?;
         fs::copy(BUSYBOX, bin.join("busybox"))?;
-        for applet in ["sh", "cat", "echo", "sleep", "stty", "true"] {
+        for applet in ["sh", "cat", "echo", "sleep", "stty", "true", "id", "grep"] {
             symlink("busybox", bin.join(applet))?;
         }
         bundle.ocirun(&["spec", "--bundle", &bundle.path("")])?;
@@ -279,4 +285,193 @@ fn descriptors() -> Outcome {
     );
     let output = Command::new("/bin/sh").args(["-c", &script]).stdin(Stdio::null()).output()?;
     same(&(text(&output.stdout), text(&output.stderr)), &("through\n".to_owned(), String::new()))
+}
+
+/// A container that runs, its process being nobody's child here.
+fn running() -> Result<Bundle, Failed> {
+    let bundle = Bundle::new(false, "exec sleep 1000")?;
+    let status = bundle
+        .command()
+        .args(["run", "--detach", "-b", &bundle.path(""), &bundle.id])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()?;
+    same(&status.code(), &Some(0))?;
+    Ok(bundle)
+}
+
+fn exec() -> Outcome {
+    let bundle = running()?;
+    let mut child = bundle
+        .command()
+        .args(["exec", "--env", "A=b", "--cwd", "/bin", "-u", "5:6", &bundle.id])
+        .args(["sh", "-c", "cat; echo $A $PWD; id -u; id -g; echo err >&2; exit 7"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().ok_or("no stdin")?.write_all(b"in\n")?;
+    let output = child.wait_with_output()?;
+    same(&(text(&output.stdout), text(&output.stderr)), &("in\nb /bin\n5\n6\n".to_owned(), "err\n".to_owned()))?;
+    same(&output.status.code(), &Some(7))?;
+    let caps = bundle.ocirun(&[
+        "exec",
+        "--cap",
+        "CAP_NET_RAW",
+        &bundle.id,
+        "grep",
+        "-E",
+        "Cap(Eff|Inh|Amb)",
+        "/proc/self/status",
+    ])?;
+    // CAP_NET_RAW is 13; 29, 10 and 5 are the container's.
+    let zero = "0000000000000000";
+    same(&text(&caps.stdout), &format!("CapInh:\t{zero}\nCapEff:\t0000000020002420\nCapAmb:\t{zero}\n"))?;
+    for (arguments, code, words) in [
+        (&["exec", &bundle.id, "nothing"][..], 127, "executable not found"),
+        (&["exec", &bundle.id, "/bin"], 126, "not executable"),
+        (&["exec", "nobody", "true"], 255, "container nobody does not exist"),
+        (&["exec", &bundle.id], 255, "no program"),
+        (&["exec", "--user", "root", &bundle.id, "true"], 255, "no user"),
+    ] {
+        let output = bundle.ocirun(arguments)?;
+        same(&(output.status.code(), text(&output.stderr).contains(words)), &(Some(code), true))
+            .map_err(|_| format!("{arguments:?}: {output:?}"))?;
+    }
+    same(&bundle.ocirun(&["pause", &bundle.id])?.status.code(), &Some(0))?;
+    let paused = bundle.ocirun(&["exec", &bundle.id, "true"])?;
+    same(&(paused.status.code(), text(&paused.stderr).contains("it is paused")), &(Some(255), true))?;
+    same(&bundle.ocirun(&["resume", &bundle.id])?.status.code(), &Some(0))?;
+    // A signal is for the program.
+    let script = "trap 'echo got; exit 8' TERM; echo ready; while :; do sleep 0.01; done";
+    let mut child = bundle.command().args(["exec", &bundle.id, "sh", "-c", script]).stdout(Stdio::piped()).spawn()?;
+    let mut stdout = child.stdout.take().ok_or("no stdout")?;
+    stdout.read_exact(&mut [0u8; 6])?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(child.id())?), nix::sys::signal::Signal::SIGTERM)?;
+    same(&child.wait()?.code(), &Some(8))
+}
+
+fn exec_process() -> Outcome {
+    let bundle = running()?;
+    let process = json!({
+        "user": {"uid": 9, "gid": 9}, "args": ["sh", "-c", "id -u; cat <&3; grep -E 'CapEff|NoNew' /proc/self/status"],
+        "env": ["PATH=/bin"], "cwd": "/"
+    });
+    fs::write(bundle.path("process.json"), process.to_string())?;
+    fs::write(bundle.path("handed"), "through\n")?;
+    let script = format!(
+        "exec {} --root {} exec -p {} --preserve-fds 1 {} 3<{}",
+        env!("CARGO_BIN_EXE_ocirun"),
+        bundle.path("state"),
+        bundle.path("process.json"),
+        bundle.id,
+        bundle.path("handed")
+    );
+    let output = Command::new("/bin/sh").args(["-c", &script]).stdin(Stdio::null()).output()?;
+    let wanted = "9\nthrough\nCapEff:\t0000000000000000\nNoNewPrivs:\t1\n";
+    same(&(text(&output.stdout), text(&output.stderr)), &(wanted.to_owned(), String::new()))
+}
+
+fn exec_terminal() -> Outcome {
+    let bundle = running()?;
+    let size = nix::pty::Winsize { ws_row: 21, ws_col: 43, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = openpty(Some(&size), None)?;
+    let mut child = bundle
+        .command()
+        .args(["exec", "-t", &bundle.id, "sh", "-c", "stty size; read line; echo \"<$line>\"; exit 6"])
+        .stdin(pty.slave.try_clone()?)
+        .stdout(pty.slave.try_clone()?)
+        .stderr(pty.slave.try_clone()?)
+        .spawn()?;
+    let mut master = fs::File::from(pty.master);
+    let mut output = String::new();
+    until(&mut master, &mut output, "21 43")?;
+    master.write_all(b"typed\r")?;
+    until(&mut master, &mut output, "<typed>")?;
+    same(&child.wait()?.code(), &Some(6))
+}
+
+fn exec_detached() -> Outcome {
+    let bundle = running()?;
+    let pid = bundle.path("exec.pid");
+    let status = bundle
+        .command()
+        .args(["exec", "-d", "--pid-file", &pid, &bundle.id, "sleep", "1000"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()?;
+    same(&status.code(), &Some(0))?;
+    let pid: i32 = fs::read_to_string(&pid)?.parse()?;
+    let pids: Vec<i32> = serde_json::from_slice(&bundle.ocirun(&["ps", "--format", "json", &bundle.id])?.stdout)?;
+    same(&(pids.len(), pids.contains(&pid)), &(2, true))?;
+    // A terminal that is left alone needs somebody to take it.
+    let refused = bundle.ocirun(&["exec", "-t", "-d", &bundle.id, "true"])?;
+    same(&(refused.status.code(), text(&refused.stderr).contains("--console-socket")), &(Some(255), true))
+}
+
+fn update() -> Outcome {
+    let bundle = running()?;
+    let id = bundle.id.as_str();
+    let stats = || -> Result<Value, Failed> {
+        let output = bundle.ocirun(&["events", "--stats", id])?;
+        same(&text(&output.stderr), &String::new())?;
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let before = stats()?;
+    same(
+        &(&before["type"], &before["id"], &before["data"]["pids"]["current"]),
+        &(&json!("stats"), &json!(id), &json!(1)),
+    )?;
+    same(&before["data"]["cpu"]["usage"]["total"].as_u64().is_some_and(|time| time > 0), &true)?;
+    let update = |arguments: &[&str]| -> Result<Output, Failed> {
+        Ok(bundle.command().arg("update").args(arguments).arg(id).output()?)
+    };
+    same(&update(&["--memory", "64m", "--memory-swap", "64m", "--pids-limit", "20"])?.status.code(), &Some(0))?;
+    let limits = |data: &Value| (data["memory"]["usage"]["limit"].clone(), data["pids"]["limit"].clone());
+    same(&limits(&stats()?["data"]), &(json!(64 << 20), json!(20)))?;
+    fs::write(bundle.path("resources.json"), r#"{"pids": {"limit": 30}}"#)?;
+    same(&update(&["-r", &bundle.path("resources.json")])?.status.code(), &Some(0))?;
+    same(&limits(&stats()?["data"]), &(json!(64 << 20), json!(30)))?;
+    for (arguments, words) in [
+        (&["--cpu-quota", "5"][..], "linux.resources.cpu.quota"),
+        (&["--memory", "5x"], "is no size"),
+        (&[], "nothing to update"),
+    ] {
+        let refused = update(arguments)?;
+        same(&(refused.status.code(), text(&refused.stderr).contains(words)), &(Some(1), true))
+            .map_err(|_| format!("{arguments:?}: {refused:?}"))?;
+    }
+    let listed = text(&bundle.ocirun(&["ps", id])?.stdout);
+    same(&(listed.lines().count(), listed.contains("PID"), listed.contains("sleep 1000")), &(2, true, true))?;
+    // Until the container ends, with what is killed for want of memory on the way.
+    let mut child = bundle.command().args(["events", "--interval", "50ms", id]).stdout(Stdio::piped()).spawn()?;
+    let mut lines = String::new();
+    let mut stdout = child.stdout.take().ok_or("no stdout")?;
+    let mut byte = [0u8; 1];
+    while !lines.contains("stats") {
+        stdout.read_exact(&mut byte)?;
+        lines.push(char::from(byte[0]));
+    }
+    let greedy = bundle.ocirun(&["exec", id, "sh", "-c", "x=x; while :; do x=$x$x; done"])?;
+    same(&greedy.status.code(), &Some(137))?;
+    bundle.ocirun(&["kill", id, "KILL"])?;
+    stdout.read_to_string(&mut lines)?;
+    same(&(child.wait()?.code(), lines.contains(&format!("{{\"id\":\"{id}\",\"type\":\"oom\"}}"))), &(Some(0), true))
+        .map_err(|_| lines.into())
+}
+
+fn fields() -> Outcome {
+    let bundle = running()?;
+    let state: Value = serde_json::from_slice(&bundle.ocirun(&["state", &bundle.id])?.stdout)?;
+    let list: Value = serde_json::from_slice(&bundle.ocirun(&["list", "--format", "json"])?.stdout)?;
+    let mut listed = list[0].clone();
+    same(&listed["owner"], &json!("root"))?;
+    listed["owner"] = json!("");
+    same(&listed, &state)?;
+    let bundled = fs::canonicalize(bundle.folder.path())?;
+    same(&state["bundle"], &json!(bundled))?;
+    same(&state["rootfs"], &json!(bundled.join("rootfs")))?;
+    same(&state["status"], &json!("running"))?;
+    let created = state["created"].as_str().unwrap_or_default();
+    same(&(created.len(), created.ends_with('Z')), &("2026-11-26T23:22:41.526106158Z".len(), true))
 }
