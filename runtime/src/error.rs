@@ -141,6 +141,12 @@ pub enum Error {
         /// The processes.
         pids: Vec<i32>,
     },
+    /// The cgroup that a container was to get is there, and has others below it.
+    #[error("the cgroup {} has others below it: remove them, or choose another linux.cgroupsPath", path.display())]
+    CgroupNotEmpty {
+        /// Its folder in one of the hierarchies.
+        path: PathBuf,
+    },
     /// Controllers of cgroup version 2 cannot be enabled for the folders below a cgroup.
     #[error("cannot enable the controllers {controllers:?} below {}{}", path.display(), if *occupied { ", which has processes itself" } else { "" })]
     CgroupControllers {

@@ -63,8 +63,11 @@ impl Made {
         }
         match mkdir(&place.path) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                // A crashed run's leftover: made anew, it has no limits of that one's.
-                match folder::remove(&place.path) {
+                // A crashed run's leftover: made anew, it has no limits of that one's. Those below one may be anybody's.
+                match folder::remove_alone(&place.path) {
+                    Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                        return Err(Error::CgroupNotEmpty { path: place.path.clone() });
+                    }
                     Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
                         let pids = Cgroup::from_paths(vec![place.clone()]).pids()?;
                         return Err(Error::CgroupInUse { path: place.path.clone(), pids });

@@ -110,6 +110,23 @@ fn gone(e: &io::Error) -> bool {
 
 /// Removes a cgroup and those below it. Absent is fine; busy is tried again for a bounded time.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
+    remove_by(path, &mut |path| for_each_below(path, &mut rmdir))
+}
+
+/// Removes a cgroup that has none below it: if it has, the error is
+/// [`DirectoryNotEmpty`](io::ErrorKind::DirectoryNotEmpty) and all stays.
+pub(super) fn remove_alone(path: &Path) -> io::Result<()> {
+    remove_by(path, &mut |path| {
+        for entry in fs::read_dir(path)? {
+            if entry?.file_type().is_ok_and(|kind| kind.is_dir()) {
+                return Err(io::ErrorKind::DirectoryNotEmpty.into());
+            }
+        }
+        rmdir(path)
+    })
+}
+
+fn remove_by(path: &Path, again: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
     let start = Instant::now();
     let mut pause = Duration::from_micros(100);
     loop {
@@ -118,7 +135,7 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
             Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {}
             other => return other,
         }
-        match for_each_below(path, &mut rmdir) {
+        match again(path) {
             Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {
                 let patience = if is_occupied(path) { OCCUPIED } else { BUSY };
                 if start.elapsed() > patience {

@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         privileged("cgroup_paths_are_checked", names),
         privileged("cgroup_is_made_and_removed", made),
         privileged("cgroup_in_use_is_refused_and_a_leftover_replaced", existing),
+        privileged("cgroup_of_others_is_not_emptied", foreign),
         privileged("cgroup_failing_limit_leaves_nothing", failing),
         privileged("cgroup_refuses_what_has_no_effect", refused),
         privileged("cgroup_is_reopened_from_its_paths", reopened),
@@ -229,6 +230,22 @@ fn existing() -> Outcome {
         demand(limit == "max", || format!("pids.max is {limit}"))?;
     }
     Ok(())
+}
+
+/// A path that others use has folders below it, which may be empty at the moment.
+fn foreign() -> Outcome {
+    let hierarchies = detect()?;
+    let path = name();
+    let outer = Made(Cgroup::create(&hierarchies, &path, None)?);
+    let inner = Made(Cgroup::create(&hierarchies, &format!("{path}/theirs"), None)?);
+    match Cgroup::create(&hierarchies, &path, Some(&resources(json!({ "pids": { "limit": 5 } }))?)) {
+        Err(Error::CgroupNotEmpty { path: found }) => {
+            demand(outer.paths().iter().any(|place| place.path == found), || format!("{}", found.display()))?;
+        }
+        other => return Err(format!("{other:?}").into()),
+    }
+    demand(there(&outer).len() == outer.paths().len(), || "its folders are gone".to_owned())?;
+    demand(there(&inner).len() == inner.paths().len(), || "folders of others are gone".to_owned())
 }
 
 fn failing() -> Outcome {

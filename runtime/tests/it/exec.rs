@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         privileged("exec_hands_descriptors_on", preserved),
         privileged("exec_by_another_process", other_process),
         privileged("exec_the_old_ways", fallbacks),
+        version2(privileged("exec_on_cgroup_version_2", unified)),
         privileged("exec_leaves_nothing_behind", nothing_left),
         privileged("exec_many_at_once", concurrent),
         privileged("exec_takes_no_time_to_speak_of", speed),
@@ -42,6 +44,18 @@ pub(crate) fn trials() -> Vec<Trial> {
         privileged("cve_2022_29162_exec_inherits_nothing_unasked", inheritable),
         privileged("cve_2024_21626_exec_starts_inside", leaked_descriptors),
     ]
+}
+
+/// Where a version 2 tree is: all there is, or beside version 1.
+fn version2_root() -> Option<&'static str> {
+    ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].into_iter().find(|root| Path::new(root).join("cgroup.procs").exists())
+}
+
+fn version2(trial: Trial) -> Trial {
+    match version2_root() {
+        Some(_) => trial,
+        None => trial.with_ignored_flag(true).with_kind("needs cgroup version 2"),
+    }
 }
 
 const KINDS: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
@@ -439,6 +453,53 @@ fn fallbacks() -> Outcome {
         missing["args"] = json!(["nothing"]);
         same(sandbox.exec(&missing).map(|_| ()).map_err(|error| error.exit_code()), Err(127))?;
         sandbox.stop(&first)?;
+    }
+    Ok(())
+}
+
+/// Born in the cgroup, going there by itself where nobody is born elsewhere, and where the container has put its first process if
+/// nobody may be in the cgroup above that.
+fn unified() -> Outcome {
+    let root = Path::new(version2_root().ok_or("no version 2")?);
+    for clone3 in [true, false] {
+        let mut sandbox = Sandbox::with_features(Features { clone3, ..Features::probe() });
+        sandbox.script("exec sleep 1000");
+        let null = fs::File::options().read(true).write(true).open("/dev/null")?;
+        let stdio = Stdio::Fds { stdin: null.as_fd(), stdout: null.as_fd(), stderr: null.as_fd() };
+        let options = CreateOptions { cgroup_root: Some(root.to_owned()), ..CreateOptions::new(stdio) };
+        let first = sandbox.native.create(&sandbox.id, &sandbox.bundle(), &options)?;
+        sandbox.native.start(&sandbox.id)?;
+        let folder = root.join(sandbox.id.as_str());
+        let place = |pid: i32| -> Result<String, std::io::Error> {
+            let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+            Ok(text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default().to_owned())
+        };
+        let (added, _out, _err) = sandbox.add(&Sandbox::process("exec sleep 1000"))?;
+        let home = format!("/{}", sandbox.id);
+        same((place(first.pid)?, place(added.pid)?), (home.clone(), home.clone()))?;
+        same(sandbox.native.stats(&sandbox.id)?.cpu.usage > 0, true)?;
+        let kill = |created: &estiba_runtime::Created| -> Outcome {
+            rustix::process::pidfd_send_signal(&created.pidfd, rustix::process::Signal::KILL)?;
+            same(wait(created.pidfd.as_fd(), created.pid)?, ExitStatus::Signaled(libc::SIGKILL))
+        };
+        kill(&added)?;
+        let below = folder.join("below");
+        fs::create_dir(&below)?;
+        fs::write(below.join("cgroup.procs"), first.pid.to_string())?;
+        let controllers = fs::read_to_string(folder.join("cgroup.controllers"))?;
+        if let Some(controller) = controllers.split_whitespace().next()
+            && clone3
+        {
+            fs::write(folder.join("cgroup.subtree_control"), format!("+{controller}"))?;
+            let (added, _out, _err) = sandbox.add(&Sandbox::process("exec sleep 1000"))?;
+            same(place(added.pid)?, format!("{home}/below"))?;
+            kill(&added)?;
+        }
+        sandbox.native.pause(&sandbox.id)?;
+        same(matches!(sandbox.exec(&Sandbox::process("true")), Err(Error::WrongStatus { .. })), true)?;
+        sandbox.native.resume(&sandbox.id)?;
+        sandbox.stop(&first)?;
+        same(folder.exists(), false)?;
     }
     Ok(())
 }
