@@ -15,6 +15,7 @@
 //! A tree on a file system that the container itself serves (FUSE) can make a read wait for as long as the container
 //! likes; [`Mounts::Stay`] keeps out of those that are mounted inside the root.
 
+pub(crate) mod descent;
 pub(crate) mod pack;
 pub(crate) mod root;
 mod unpack;

@@ -22,6 +22,9 @@
 //! [image-spec, layer.md]: https://github.com/opencontainers/image-spec/blob/main/layer.md
 
 pub(crate) mod archive;
+mod changes;
+mod compare;
+mod diff;
 pub(crate) mod extract;
 mod header;
 mod pax;
@@ -33,6 +36,8 @@ pub(crate) mod writer;
 use std::io::Read;
 
 use archive::Archive;
+pub use changes::{Change, ChangeKind, changes};
+pub use diff::{Diffed, diff};
 use extract::Rules;
 pub use target::Target;
 
@@ -125,12 +130,16 @@ impl Applied {
     /// The diff id as image configurations spell it: `sha256:` and 64 lower-case hexadecimal digits.
     #[must_use]
     pub fn diff_id(&self) -> String {
-        use std::fmt::Write as _;
-        self.diff_id_sha256.iter().fold(String::from("sha256:"), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        spell(&self.diff_id_sha256)
     }
+}
+
+fn spell(sha256: &[u8; 32]) -> String {
+    use std::fmt::Write as _;
+    sha256.iter().fold(String::from("sha256:"), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Applies a layer to a target.

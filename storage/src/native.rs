@@ -44,8 +44,12 @@ impl Native {
         match (record.made, &record.parent) {
             (Made::Active, _) => bind(&own, "rw"),
             (Made::View, None) => bind(&own, "ro"),
-            (Made::View, Some(parent)) => bind(&format!("{}/fs", self.store.name_path(parent).display()), "ro"),
+            (Made::View, Some(parent)) => self.committed(parent),
         }
+    }
+
+    fn committed(&self, name: &Name) -> Vec<Mount> {
+        bind(&format!("{}/fs", self.store.name_path(name).display()), "ro")
     }
 }
 
@@ -60,6 +64,11 @@ impl Snapshotter for Native {
 
     fn mounts(&self, key: &Key) -> Result<Vec<Mount>> {
         Ok(self.describe(key, &self.store.record(&key.into())?))
+    }
+
+    fn look(&self, name: &Name) -> Result<Vec<Mount>> {
+        self.store.record(&name.into())?;
+        Ok(self.committed(name))
     }
 
     fn prepare(&self, key: &Key, parent: Option<&Name>) -> Result<Vec<Mount>> {

@@ -12,7 +12,7 @@ use oci_spec::runtime::Mount;
 use rustix::fs::{Gid, Mode, Timestamps, Uid};
 
 use crate::record::{Made, Record};
-use crate::store::{Links, Parent, Store};
+use crate::store::{Links, Parent, Store, lowers};
 use crate::{Durability, Error, Info, Key, Name, Repaired, Result, SnapshotId, Snapshotter, Usage, sys};
 
 /// How the kernel is to treat writes to an active snapshot.
@@ -69,23 +69,30 @@ impl Overlay {
 
     fn describe(&self, key: &Key, record: &Record) -> Vec<Mount> {
         let own = |folder: &str| format!("{}/{folder}", self.store.key_path(key).display());
-        let stack = || {
-            let paths = record.lowers.iter().map(|link| self.store.link_path(link).display().to_string());
-            format!("lowerdir={}", paths.collect::<Vec<_>>().join(":"))
-        };
-        match (record.made, record.parent.as_ref(), record.lowers.len()) {
-            (Made::Active, None, _) => bind(&own("fs"), "rw"),
-            (Made::View, None, _) => bind(&own("fs"), "ro"),
-            (Made::View, Some(parent), 1) => bind(&format!("{}/fs", self.store.name_path(parent).display()), "ro"),
-            (Made::View, Some(_), _) => {
-                let fixed = self.options.iter().filter(|option| *option != "volatile").cloned();
-                overlay(fixed.chain([stack(), "ro".into()]).collect())
-            }
-            (Made::Active, Some(_), _) => {
-                let folders = [stack(), format!("upperdir={}", own("fs")), format!("workdir={}", own("work"))];
+        match (record.made, record.parent.as_ref()) {
+            (Made::Active, None) => bind(&own("fs"), "rw"),
+            (Made::View, None) => bind(&own("fs"), "ro"),
+            (Made::View, Some(parent)) => self.committed(parent, &record.lowers),
+            (Made::Active, Some(_)) => {
+                let stack = self.stack(&record.lowers);
+                let folders = [stack, format!("upperdir={}", own("fs")), format!("workdir={}", own("work"))];
                 overlay(self.options.iter().cloned().chain(folders).collect())
             }
         }
+    }
+
+    /// A committed snapshot with all that it stands on, to be read.
+    fn committed(&self, name: &Name, lowers: &[String]) -> Vec<Mount> {
+        if lowers.len() == 1 {
+            return bind(&format!("{}/fs", self.store.name_path(name).display()), "ro");
+        }
+        let fixed = self.options.iter().filter(|option| *option != "volatile").cloned();
+        overlay(fixed.chain([self.stack(lowers), "ro".into()]).collect())
+    }
+
+    fn stack(&self, lowers: &[String]) -> String {
+        let paths = lowers.iter().map(|link| self.store.link_path(link).display().to_string());
+        format!("lowerdir={}", paths.collect::<Vec<_>>().join(":"))
     }
 }
 
@@ -178,6 +185,10 @@ impl Snapshotter for Overlay {
 
     fn mounts(&self, key: &Key) -> Result<Vec<Mount>> {
         Ok(self.describe(key, &self.store.record(&key.into())?))
+    }
+
+    fn look(&self, name: &Name) -> Result<Vec<Mount>> {
+        Ok(self.committed(name, &lowers(&self.store.record(&name.into())?)))
     }
 
     fn prepare(&self, key: &Key, parent: Option<&Name>) -> Result<Vec<Mount>> {

@@ -86,6 +86,10 @@ pub trait Snapshotter: Debug + Send + Sync {
     /// with destination `/`; the same as `prepare` or `view` gave. `NotFound`.
     fn mounts(&self, key: &Key) -> Result<Vec<Mount>>;
 
+    /// Read-only mounts of a committed snapshot without a snapshot of one's own: a look, for as long as nobody removes it
+    /// (a child keeps it). `NotFound`.
+    fn look(&self, name: &Name) -> Result<Vec<Mount>>;
+
     /// Makes a writable snapshot. `AlreadyExists` if the key is taken, `NotFound` for the parent.
     fn prepare(&self, key: &Key, parent: Option<&Name>) -> Result<Vec<Mount>>;
 

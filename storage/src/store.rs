@@ -454,7 +454,7 @@ impl Store {
 }
 
 /// The links of a child's lower folders, the nearest first.
-fn lowers(parent: &Record) -> Vec<String> {
+pub(crate) fn lowers(parent: &Record) -> Vec<String> {
     parent.link.iter().chain(&parent.lowers).cloned().collect()
 }
 

@@ -351,6 +351,20 @@ pub(crate) fn write_all_at(to: BorrowedFd<'_>, mut data: &[u8], mut offset: u64)
     Ok(())
 }
 
+/// Reads until the buffer is full or the file ends. Returns the bytes read.
+pub(crate) fn read_full_at(from: BorrowedFd<'_>, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match rustix::io::pread(from, &mut buffer[length..], offset + length as u64) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}
+
 /// Reads a small file whole.
 pub(crate) fn read_file(dir: BorrowedFd<'_>, path: &Path, max: usize) -> Result<Vec<u8>> {
     let fd = rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;

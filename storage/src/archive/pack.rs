@@ -1,17 +1,17 @@
 //! Files below a folder of the root become an archive.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, OsStr};
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{FileType, Mode, Stat};
+use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 
+use super::descent::{Descent, shown};
 use super::{PackOptions, Packed, Root, root};
-use crate::layer::Limits;
 use crate::layer::archive::{Entry, Kind};
 use crate::layer::place::is_whiteout;
 use crate::layer::writer::Writer;
@@ -48,9 +48,13 @@ pub fn pack(root: BorrowedFd<'_>, path: impl AsRef<Path>, out: impl Write, optio
     if !name.is_empty() {
         items.add(top.as_fd(), &stat, name.clone())?;
     }
-    let mut walk = Walk { options, items, buffer: Vec::new() };
-    walk.folder(&top, name)?;
-    walk.items.finish()
+    let mut descent = Descent::new(top.as_fd(), name, (), Vec::new(), options.mounts, &options.limits)?;
+    while let Some((name, path)) = descent.next() {
+        if let Some(folder) = child(&mut items, descent.here(), &name, &path, options.mounts)? {
+            descent.enter(folder.as_fd(), name, path, (), Vec::new())?;
+        }
+    }
+    items.finish()
 }
 
 /// Things of a tree as entries, with what they have in common.
@@ -90,12 +94,12 @@ impl<'a, W: Write> Items<'a, W> {
             name.push(b'/');
         } else if stat.st_nlink > 1 {
             if let Some(first) = self.linked.get(&sys::identity(stat)) {
-                let entry = Entry { link: first.clone(), ..entry(name, Kind::HardLink, stat) };
+                let entry = Entry { link: first.clone(), ..entry(name, Kind::HardLink, Some(stat)) };
                 return self.writer.entry(&entry);
             }
             self.linked.insert(sys::identity(stat), name.clone());
         }
-        let mut entry = Entry { link, ..entry(name, kind, stat) };
+        let mut entry = Entry { link, ..entry(name, kind, Some(stat)) };
         if matches!(kind, Kind::Character | Kind::Block) {
             entry.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         }
@@ -153,19 +157,16 @@ impl<'a, W: Write> Items<'a, W> {
     }
 }
 
-fn shown(name: &[u8]) -> PathBuf {
-    PathBuf::from(OsStr::from_bytes(name))
-}
-
-fn entry(name: Vec<u8>, kind: Kind, stat: &Stat) -> Entry {
+/// An entry with what an inode has; without one, an empty file of root's from the beginning of time.
+pub(crate) fn entry(name: Vec<u8>, kind: Kind, stat: Option<&Stat>) -> Entry {
     Entry {
         name,
         kind,
         link: Vec::new(),
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        mtime: (stat.st_mtime, stat.st_mtime_nsec as u32),
+        mode: stat.map_or(0, |stat| stat.st_mode & 0o7777),
+        uid: stat.map_or(0, |stat| stat.st_uid),
+        gid: stat.map_or(0, |stat| stat.st_gid),
+        mtime: stat.map_or((0, 0), |stat| (stat.st_mtime, stat.st_mtime_nsec as u32)),
         device: (0, 0),
         xattrs: Vec::new(),
         length: 0,
@@ -173,120 +174,31 @@ fn entry(name: Vec<u8>, kind: Kind, stat: &Stat) -> Entry {
     }
 }
 
-struct Walk<'a, W> {
-    options: &'a PackOptions,
-    items: Items<'a, W>,
-    buffer: Vec<u8>,
-}
-
-/// A folder on the way down.
-struct Level {
-    /// Its own name in the folder above.
-    name: CString,
-    /// Its name in the archive.
-    path: Vec<u8>,
-    identity: (u64, u64),
-    /// What is still to come, the next one last.
-    pending: Vec<CString>,
-}
-
-impl<W: Write> Walk<'_, W> {
-    /// All that is in a folder. Few descriptors are open at a time whatever the depth.
-    fn folder(&mut self, top: &OwnedFd, path: Vec<u8>) -> Result<()> {
-        let open = |errno| Error::io("open folder", shown(&path))(errno);
-        let mut here = rustix::fs::openat(top, c".", sys::DIR, Mode::empty()).map_err(open)?;
-        let mut levels = vec![self.level(here.as_fd(), CString::default(), path)?];
-        while let Some(level) = levels.last_mut() {
-            if let Some(name) = level.pending.pop() {
-                let path = child(&level.path, &name);
-                let Some(folder) = self.child(here.as_fd(), &name, &path)? else { continue };
-                if levels.len() as u64 >= self.options.limits.depth {
-                    return Err(too_deep(&self.options.limits, &path));
-                }
-                levels.push(self.level(folder.as_fd(), name, path)?);
-                here = folder;
-                continue;
-            }
-            levels.pop();
-            while !levels.is_empty() {
-                if let Some(above) = self.above(here.as_fd(), top, &levels) {
-                    here = above;
-                    break;
-                }
-                // It is no longer in the tree, and neither is what it had left.
-                levels.pop();
-            }
-        }
-        Ok(())
+/// Adds what has a name in a folder; returns it if it is a folder to go into.
+fn child<W: Write>(
+    items: &mut Items<'_, W>,
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    path: &[u8],
+    mounts: Mounts,
+) -> Result<Option<OwnedFd>> {
+    let failed = |operation| Error::io(operation, shown(path));
+    let (opened, mounted) = match sys::open_beneath(dir, name, sys::INODE) {
+        Err(Errno::XDEV) => (sys::open_below(dir, name, sys::INODE, Mounts::Cross), true),
+        other => (other, false),
+    };
+    let inode = match opened {
+        Ok(inode) => inode,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(failed("open")(errno)),
+    };
+    let stat = rustix::fs::fstat(&inode).map_err(failed("look at"))?;
+    let is_folder = sys::file_type(&stat) == FileType::Directory;
+    let enter = !mounted || (mounts == Mounts::Cross && !is_made_up(inode.as_fd()).map_err(failed("look at"))?);
+    if enter || is_folder {
+        items.add(inode.as_fd(), &stat, path.to_vec())?;
     }
-
-    fn level(&mut self, folder: BorrowedFd<'_>, name: CString, path: Vec<u8>) -> Result<Level> {
-        let pending = sorted(folder, &mut self.buffer).map_err(Error::io("read folder", shown(&path)))?;
-        let stat = rustix::fs::fstat(folder).map_err(Error::io("look at", shown(&path)))?;
-        Ok(Level { name, path, identity: sys::identity(&stat), pending })
-    }
-
-    /// The folder of the last level, from one that was in it. If that has been moved meanwhile, `..` leads elsewhere, and the
-    /// way goes down from the top again.
-    fn above(&self, here: BorrowedFd<'_>, top: &OwnedFd, levels: &[Level]) -> Option<OwnedFd> {
-        let above = rustix::fs::openat(here, c"..", sys::DIR, Mode::empty()).ok();
-        if let (Some(above), Some(level)) = (above, levels.last())
-            && rustix::fs::fstat(&above).is_ok_and(|stat| sys::identity(&stat) == level.identity)
-        {
-            return Some(above);
-        }
-        let mut folder = rustix::fs::openat(top, c".", sys::DIR, Mode::empty()).ok()?;
-        for level in &levels[1..] {
-            folder = sys::open_below(folder.as_fd(), &level.name, sys::DIR, self.options.mounts).ok()?;
-        }
-        Some(folder)
-    }
-
-    /// Adds what has a name in a folder; returns it if it is a folder to go into.
-    fn child(&mut self, dir: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<Option<OwnedFd>> {
-        let failed = |operation| Error::io(operation, shown(path));
-        let (inode, mounted) = match sys::open_beneath(dir, name, sys::INODE) {
-            Ok(inode) => (inode, false),
-            Err(Errno::XDEV) => match sys::open_below(dir, name, sys::INODE, Mounts::Cross) {
-                Ok(inode) => (inode, true),
-                Err(Errno::NOENT) => return Ok(None),
-                Err(errno) => return Err(failed("open")(errno)),
-            },
-            Err(Errno::NOENT) => return Ok(None),
-            Err(errno) => return Err(failed("open")(errno)),
-        };
-        let stat = rustix::fs::fstat(&inode).map_err(failed("look at"))?;
-        let is_folder = sys::file_type(&stat) == FileType::Directory;
-        let enter = !mounted
-            || (self.options.mounts == Mounts::Cross && !is_made_up(inode.as_fd()).map_err(failed("look at"))?);
-        if enter || is_folder {
-            self.items.add(inode.as_fd(), &stat, path.to_vec())?;
-        }
-        if !enter || !is_folder {
-            return Ok(None);
-        }
-        rustix::fs::openat(&inode, c".", sys::DIR, Mode::empty()).map(Some).map_err(failed("open folder"))
-    }
-}
-
-/// The names in a folder, the last in order first.
-pub(crate) fn sorted(folder: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> rustix::io::Result<Vec<CString>> {
-    let mut names = Vec::new();
-    sys::for_each_entry(folder, buffer, |name, _| {
-        names.push(name.to_owned());
-        Ok(())
-    })?;
-    names.sort_unstable_by(|left, right| right.cmp(left));
-    Ok(names)
-}
-
-/// The name in the archive of what has `name` in the folder `path`.
-pub(crate) fn child(path: &[u8], name: &CStr) -> Vec<u8> {
-    if path.is_empty() { name.to_bytes().to_vec() } else { [path, b"/", name.to_bytes()].concat() }
-}
-
-pub(crate) fn too_deep(limits: &Limits, path: &[u8]) -> Error {
-    Error::LimitExceeded { what: "folders in a path", limit: limits.depth, entry: crate::layer::archive::show(path) }
+    Ok((enter && is_folder).then_some(inode))
 }
 
 /// Whether the kernel makes up the file system: there are no files of anybody's in it, and reading may do things.

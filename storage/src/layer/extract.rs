@@ -17,11 +17,12 @@ use super::archive::{Archive, Entry, Kind, Source, show};
 use super::place::{Place, Places, is_whiteout, join, parts};
 use super::target::{Target, Whiteouts};
 use crate::archive::{Owner, Replace};
+use crate::overlay::times as copied_times;
 use crate::{Error, Result, copy, sys, tree};
 
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 const META: &[u8] = b".wh..wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Bytes of folder names that wait for their times before they get them early.
 const WAITING: usize = 16 << 20;
@@ -69,6 +70,11 @@ pub(crate) fn all<S: Source>(
         ghosts: HashSet::new(),
         copied: HashSet::new(),
     };
+    if target.whiteouts != Whiteouts::Literal {
+        // As long as no entry says otherwise, the root is what it was, like all folders that are on the way to what changes.
+        let root = rustix::fs::fstat(&target.upper).map_err(|errno| extract_error("look at root for", b"", errno))?;
+        extract.times.push((c".".to_owned(), copied_times(&root)));
+    }
     while let Some(mut entry) = archive.next()? {
         if let Owner::Given { uid, gid } = rules.owner {
             (entry.uid, entry.gid) = (uid, gid);
@@ -443,7 +449,7 @@ impl Extract<'_> {
         base: &CStr,
     ) -> Result<()> {
         let invalid = |reason: &str| Error::InvalidLayer { entry: show(&entry.name), reason: reason.into() };
-        if matches!(self.target.whiteouts, Whiteouts::Overlay { .. }) && is_whiteout(stat) {
+        if self.target.is_whiteout(stat) {
             return Err(invalid("its link target does not exist"));
         }
         if sys::file_type(stat) == FileType::Directory {

@@ -257,7 +257,7 @@ impl<'a> Places<'a> {
         for (is_upper, layer) in layers {
             match self.target.open_below(layer.as_fd(), name, sys::PLACE) {
                 Ok(folder) => {
-                    let opaque = self.is_opaque(folder.as_fd())?;
+                    let opaque = self.target.is_opaque(folder.as_fd())?;
                     if is_upper {
                         found.upper = Some(folder);
                     } else {
@@ -273,7 +273,7 @@ impl<'a> Places<'a> {
                         break;
                     }
                     let stat = sys::stat(layer.as_fd(), name)?.ok_or(Errno::NOENT)?;
-                    if matches!(self.target.whiteouts, Whiteouts::Overlay { .. }) && is_whiteout(&stat) {
+                    if self.target.is_whiteout(&stat) {
                         return Ok(Found::Nothing);
                     }
                     if sys::file_type(&stat) == FileType::Symlink {
@@ -286,11 +286,6 @@ impl<'a> Places<'a> {
             }
         }
         if found.upper.is_none() && found.lowers.is_empty() { Ok(Found::Nothing) } else { Ok(Found::Folder(found)) }
-    }
-
-    fn is_opaque(&self, folder: BorrowedFd<'_>) -> Result<bool> {
-        let Whiteouts::Overlay { opaque } = self.target.whiteouts else { return Ok(false) };
-        Ok(sys::get_xattr(folder, OsStr::new(opaque))?.is_some_and(|value| value == b"y"))
     }
 
     /// Makes a resolved folder, and those above it, in the upper tree: as copies of the lower folders that they will

@@ -384,7 +384,7 @@ fn one_owner() {
 }
 
 /// Calls `change` again and again on a thread of its own while `work` runs.
-fn meanwhile(change: impl Fn() + Send + Sync, work: impl FnOnce()) {
+pub(crate) fn meanwhile(change: impl Fn() + Send + Sync, work: impl FnOnce()) {
     struct Stop<'a>(&'a AtomicBool);
     impl Drop for Stop<'_> {
         fn drop(&mut self) {
@@ -403,7 +403,7 @@ fn meanwhile(change: impl Fn() + Send + Sync, work: impl FnOnce()) {
     });
 }
 
-fn exchange(left: &Path, right: &Path) {
+pub(crate) fn exchange(left: &Path, right: &Path) {
     let cwd = rustix::fs::CWD;
     rustix::fs::renameat_with(cwd, left, cwd, right, rustix::fs::RenameFlags::EXCHANGE).expect("exchanged");
 }

@@ -2,6 +2,7 @@
 
 mod archive;
 mod breakout;
+mod changes;
 mod differential;
 mod fallback;
 mod fault;
@@ -51,6 +52,7 @@ fn main() {
     fault::work_if_asked();
     let mut trials = Vec::new();
     trials.extend(breakout::trials());
+    trials.extend(changes::trials());
     trials.extend(differential::trials());
     trials.extend(fallback::trials());
     trials.extend(fault::trials());

@@ -22,17 +22,18 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// xorshift: the same layers every time.
-struct Dice(u64);
+#[derive(Clone)]
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
+    pub(crate) fn roll(&mut self, sides: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         usize::try_from(self.0 >> 33).expect("31 bits") % sides
     }
 
-    fn path(&mut self) -> String {
+    pub(crate) fn path(&mut self) -> String {
         let depth = 1 + self.roll(3);
         (0..depth).map(|_| ["a", "b", "c"][self.roll(3)]).collect::<Vec<_>>().join("/")
     }
@@ -117,7 +118,9 @@ fn compare(seed: u64) {
     }
 }
 
-fn without_links(tree: &std::collections::BTreeMap<String, String>) -> std::collections::BTreeMap<String, String> {
+pub(crate) fn without_links(
+    tree: &std::collections::BTreeMap<String, String>,
+) -> std::collections::BTreeMap<String, String> {
     let cut = |line: &String| line.split(" same as ").next().unwrap_or_default().to_owned();
     tree.iter().map(|(path, line)| (path.clone(), cut(line))).collect()
 }

@@ -45,12 +45,12 @@ fn visit(
     if kind.is_file() {
         write!(line, " {} bytes {:016x}", stat.len(), sum(&fs::read(path).expect("read"))).expect("text");
     }
+    for (attribute, value) in xattrs(path) {
+        write!(line, " {attribute}={value:?}").expect("text");
+    }
     if !kind.is_dir() && stat.nlink() > 1 {
         let first = seen.entry((stat.dev(), stat.ino())).or_insert_with(|| name.clone());
         write!(line, " same as {first}").expect("text");
-    }
-    for (attribute, value) in xattrs(path) {
-        write!(line, " {attribute}={value:?}").expect("text");
     }
     lines.insert(name, line);
     if kind.is_dir() {
