@@ -61,6 +61,7 @@ pub fn cases() -> Vec<Case> {
         walk_may_call_stat,
         mounts_are_those_of_prepare,
         views_are_read_only,
+        a_look_needs_no_snapshot,
         an_active_snapshot_does_not_change_its_parent,
         files_are_updated,
         files_are_deleted,
@@ -233,6 +234,7 @@ fn what_is_missing_is_not_found(suite: &Suite<'_>) {
     missing(s.stat(&name("none").into()).map(drop));
     missing(s.usage(&key("none").into()).map(drop));
     missing(s.mounts(&key("none")).map(drop));
+    missing(s.look(&name("none")).map(drop));
     missing(s.prepare(&key("new"), Some(&name("none"))).map(drop));
     missing(s.view(&key("new"), Some(&name("none"))).map(drop));
     missing(s.commit(&name("new"), &key("none")));
@@ -344,6 +346,24 @@ fn views_are_read_only(suite: &Suite<'_>) {
     suite.look("b", refused);
     let mounts = suite.snapshotter.view(&key("empty"), None).expect("view");
     suite.on(&mounts, refused);
+}
+
+fn a_look_needs_no_snapshot(suite: &Suite<'_>) {
+    suite.layer("a", None, |root| write(root, "foo", "foo"));
+    suite.layer("b", Some("a"), |root| {
+        write(root, "bar", "bar");
+        fs::remove_file(root.join("foo")).expect("removed");
+    });
+    let before = suite.all();
+    for (of, files) in [("a", ["foo"]), ("b", ["bar"])] {
+        let mounts = suite.snapshotter.look(&name(of)).expect("a look");
+        suite.on(&mounts, |root| {
+            assert_eq!(list(root, ""), files);
+            let error = fs::write(root.join("new"), "x").expect_err("read-only");
+            assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem, "{error}");
+        });
+    }
+    assert_eq!(suite.all(), before);
 }
 
 fn an_active_snapshot_does_not_change_its_parent(suite: &Suite<'_>) {
