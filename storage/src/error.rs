@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::{Name, SnapshotId};
+use crate::{Name, SnapshotId, VolumeName};
 
 /// Shorthand for this crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -24,10 +24,10 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// A string is not a snapshot key or name.
-    #[error("invalid snapshot {kind} {value:?}: {reason}")]
+    /// A string is not a snapshot's key or name, nor a volume's name.
+    #[error("invalid {kind} {value:?}: {reason}")]
     InvalidId {
-        /// `"key"` or `"name"`.
+        /// `"snapshot key"`, `"snapshot name"` or `"volume name"`.
         kind: &'static str,
         /// The string as given.
         value: String,
@@ -45,6 +45,18 @@ pub enum Error {
     AlreadyExists {
         /// The key or name.
         id: SnapshotId,
+    },
+    /// There is no such volume.
+    #[error("volume {name} not found")]
+    VolumeNotFound {
+        /// What was looked for.
+        name: VolumeName,
+    },
+    /// The volume is there already.
+    #[error("volume {name} already exists")]
+    VolumeExists {
+        /// Its name.
+        name: VolumeName,
     },
     /// The snapshot is the parent of another and cannot be removed.
     #[error("cannot remove snapshot {id}: it is the parent of {child}")]
@@ -68,8 +80,8 @@ pub enum Error {
         /// The parent that its record names.
         parent: Name,
     },
-    /// A snapshot's record cannot be read as one.
-    #[error("damaged snapshot record {}", path.display())]
+    /// A snapshot's or a volume's record cannot be read as one.
+    #[error("damaged record {}", path.display())]
     DamagedRecord {
         /// The record's file.
         path: PathBuf,

@@ -12,14 +12,16 @@ mod native;
 mod overlay;
 mod record;
 mod snapshotter;
+mod staging;
 mod store;
 mod sys;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
 mod tree;
+pub mod volume;
 
 pub use error::{Error, Result};
-pub use name::{Key, Name, SnapshotId};
+pub use name::{Key, Name, SnapshotId, VolumeName};
 pub use native::Native;
 pub use overlay::{Overlay, OverlayOptions, Writes};
 pub use snapshotter::{Durability, Info, Kind, Repaired, Snapshotter, Usage};

@@ -26,6 +26,11 @@ pub struct Key(String);
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
 
+/// The name of a volume: a [`Key`]'s characters.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct VolumeName(String);
+
 /// Either kind of snapshot. Keys and names are two spaces: a key and a name may be spelled alike.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SnapshotId {
@@ -81,6 +86,11 @@ macro_rules! id {
                 f.write_str(&self.0)
             }
         }
+    };
+}
+macro_rules! snapshot_id {
+    ($type:ident, $kind:literal, $extra:literal) => {
+        id!($type, $kind, $extra);
         impl From<$type> for SnapshotId {
             fn from(id: $type) -> Self {
                 SnapshotId::$type(id)
@@ -93,8 +103,9 @@ macro_rules! id {
         }
     };
 }
-id!(Key, "key", b"");
-id!(Name, "name", b":");
+snapshot_id!(Key, "snapshot key", b"");
+snapshot_id!(Name, "snapshot name", b":");
+id!(VolumeName, "volume name", b"");
 
 impl Key {
     pub(crate) fn file_name(&self) -> &str {

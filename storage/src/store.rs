@@ -34,6 +34,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode};
 use rustix::io::Errno;
 
 use crate::record::{self, Made, Record};
+use crate::staging::Staging;
 use crate::{Durability, Error, Info, Key, Kind, Name, Repaired, Result, SnapshotId, Usage, sys, tree};
 
 const ACTIVE: &str = "active";
@@ -49,7 +50,7 @@ pub(crate) struct Store {
     root: PathBuf,
     active: OwnedFd,
     committed: OwnedFd,
-    tmp: OwnedFd,
+    tmp: Staging,
     links: Option<OwnedFd>,
     durability: Durability,
 }
@@ -81,6 +82,7 @@ impl Store {
                 let open = |name: &str| open_or_create(dir.as_fd(), &sys::c_name(name), &root.join(name));
                 let (active, committed, tmp) = (open(ACTIVE)?, open(COMMITTED)?, open(TMP)?);
                 let links = if links == Links::Short { Some(open(LINKS)?) } else { None };
+                let tmp = Staging::new(tmp, root.join(TMP));
                 Ok(Store { root, active, committed, tmp, links, durability })
             })
     }
@@ -181,19 +183,14 @@ impl Store {
             lowers: parent.as_ref().map(|(_, parent)| lowers(&parent.record)).unwrap_or_default(),
             link: None,
         };
-        let (temporary, folder) = self.temporary()?;
-        let path = self.root.join(TMP).join(temporary.to_string_lossy().as_ref());
-        let filled = build(folder.as_fd(), &path, parent.as_ref().map(|(_, parent)| parent))
-            .and_then(|()| write_record(folder.as_fd(), record::FILE, &record, &path))
-            .and_then(|()| match rustix::fs::renameat(&self.tmp, &temporary, active, &name) {
-                // A snapshot's folder is never empty, and only an empty folder is replaced.
-                Err(Errno::NOTEMPTY | Errno::EXIST) => Err(Error::AlreadyExists { id: id.clone() }),
-                other => other.map_err(Error::io("create snapshot", self.path(&id))),
-            });
-        if let Err(error) = filled {
-            // What cannot be removed now is a leftover for the next removal.
-            let _ = tree::remove(self.tmp.as_fd(), &temporary);
-            return Err(error);
+        let staged = self.tmp.create()?;
+        build(staged.folder.as_fd(), &staged.path, parent.as_ref().map(|(_, parent)| parent))?;
+        write_record(staged.folder.as_fd(), record::FILE, &record, &staged.path)?;
+        match staged.move_to(active, &name) {
+            Ok(()) => {}
+            // A snapshot's folder is never empty, and only an empty folder is replaced.
+            Err(Errno::NOTEMPTY | Errno::EXIST) => return Err(Error::AlreadyExists { id }),
+            Err(errno) => return Err(Error::io("create snapshot", self.path(&id))(errno)),
         }
         Ok(record)
     }
@@ -202,21 +199,6 @@ impl Store {
         let id = SnapshotId::from(name);
         let folder = self.lock(&id, FlockOperation::LockShared)?;
         Ok((name.clone(), Parent { folder, record: self.record(&id)? }))
-    }
-
-    /// A new locked folder in `tmp`.
-    fn temporary(&self) -> Result<(CString, OwnedFd)> {
-        let path = || self.root.join(TMP);
-        loop {
-            let name = sys::c_name(&sys::random_name(16).map_err(Error::io("name folder in", path()))?);
-            rustix::fs::mkdirat(&self.tmp, &name, Mode::RWXU).map_err(Error::io("create folder in", path()))?;
-            match sys::open_locked(self.tmp.as_fd(), &name, FlockOperation::NonBlockingLockExclusive) {
-                Ok(Some(folder)) => return Ok((name, folder)),
-                // A sweep came between and takes it for a leftover.
-                Ok(None) | Err(Errno::WOULDBLOCK) => {}
-                Err(errno) => return Err(Error::io("lock folder in", path())(errno)),
-            }
-        }
     }
 
     pub(crate) fn commit(&self, name: &Name, key: &Key) -> Result<()> {
@@ -302,7 +284,7 @@ impl Store {
             return Err(Error::InUse { id: id.clone(), child });
         }
         let result = self.take_away(id, folder);
-        self.sweep()?;
+        self.tmp.sweep()?;
         result
     }
 
@@ -312,14 +294,12 @@ impl Store {
             SnapshotId::Name(_) => self.record(id).ok().and_then(|record| record.link),
             SnapshotId::Key(_) => None,
         };
-        let temporary = sys::c_name(&sys::random_name(16).map_err(Error::io("name folder in", &self.root))?);
         let (dir, name) = self.place(id);
-        rustix::fs::renameat(dir, name, &self.tmp, &temporary).map_err(Error::io("remove snapshot", self.path(id)))?;
+        let taken = self.tmp.take(dir, &name)?.map_err(Error::io("remove snapshot", self.path(id)))?;
         if let Some(link) = link {
             self.unlink(&link);
         }
-        let path = self.root.join(TMP).join(temporary.to_string_lossy().as_ref());
-        let result = tree::remove(self.tmp.as_fd(), &temporary).map_err(Error::io("delete", path));
+        let result = taken.delete();
         drop(folder);
         result
     }
@@ -376,27 +356,8 @@ impl Store {
         })
     }
 
-    /// Deletes what nobody holds in `tmp`.
-    fn sweep(&self) -> Result<usize> {
-        let path = || self.root.join(TMP);
-        let dir = rustix::fs::openat(&self.tmp, c".", sys::DIR, Mode::empty()).map_err(Error::io("open", path()))?;
-        let mut removed = 0;
-        for name in sys::names(dir.as_fd()).map_err(Error::io("read folder", path()))? {
-            match sys::open_locked(self.tmp.as_fd(), &name, FlockOperation::NonBlockingLockExclusive) {
-                Ok(Some(_lock)) => {
-                    let path = || path().join(name.to_string_lossy().as_ref());
-                    tree::remove(self.tmp.as_fd(), &name).map_err(Error::io("delete", path()))?;
-                    removed += 1;
-                }
-                Ok(None) | Err(Errno::WOULDBLOCK) => {}
-                Err(errno) => return Err(Error::io("lock folder in", path())(errno)),
-            }
-        }
-        Ok(removed)
-    }
-
     pub(crate) fn repair(&self) -> Result<Repaired> {
-        let mut repaired = Repaired { leftovers: self.sweep()?, ..Repaired::default() };
+        let mut repaired = Repaired { leftovers: self.tmp.sweep()?, ..Repaired::default() };
         let mut torn = Vec::new();
         self.walk_records(&mut |id, record| {
             if matches!(record, Err(Error::DamagedRecord { .. })) {
@@ -467,7 +428,7 @@ fn write_record(folder: BorrowedFd<'_>, file: &str, record: &Record, path: &Path
     sys::write_new_file(folder, &sys::c_name(file), &bytes).map_err(Error::io("write record in", path))
 }
 
-fn open_or_create(dir: BorrowedFd<'_>, name: &CStr, path: &Path) -> Result<OwnedFd> {
+pub(crate) fn open_or_create(dir: BorrowedFd<'_>, name: &CStr, path: &Path) -> Result<OwnedFd> {
     loop {
         match rustix::fs::openat(dir, name, sys::DIR, Mode::empty()) {
             Ok(fd) => return Ok(fd),

@@ -13,6 +13,7 @@ mod mounts;
 mod random;
 mod snapshots;
 mod tree;
+mod volumes;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -61,5 +62,6 @@ fn main() {
     trials.extend(layer::trials());
     trials.extend(random::trials());
     trials.extend(snapshots::trials());
+    trials.extend(volumes::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
