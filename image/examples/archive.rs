@@ -1,9 +1,10 @@
-//! Moves images between a content store and archives: `archive save STORE docker|oci FILE NAME...`, `archive load STORE FILE`, `archive list STORE`.
+//! Moves images between a content store and archives: `archive save STORE docker|oci FILE NAME...`, `archive load STORE FILE`, `archive list STORE`,
+//! and changes them: `archive commit STORE NAME NEW CHANGE...`.
 
 use std::error::Error;
 use std::fs::File;
 
-use estiba_image::{DockerArchive, Export, Layout, OciArchive, Platform, Stored, short_id};
+use estiba_image::{Change, Commit, DockerArchive, Export, Image, Layout, OciArchive, Platform, Stored, short_id};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -36,7 +37,19 @@ fn main() -> Result<(), Box<dyn Error>> {
                 }
             }
         }
-        _ => return Err("write: save STORE docker|oci FILE NAME..., load STORE FILE, or list STORE".into()),
+        ["commit", store, name, new, changes @ ..] => {
+            let store = Layout::open(store)?;
+            let lease = store.lease()?;
+            let found = store.find(name)?;
+            lease.hold(&found.root)?;
+            let parent = Image::load(&store, &found.root, &platform)?;
+            let changes = changes.iter().map(|text| text.parse()).collect::<Result<Vec<Change>, _>>()?;
+            let commit = Commit { parent: Some(&parent), changes, ..Commit::default() };
+            let committed = commit.write(&lease, Some(&new.parse()?))?;
+            let image = Image::load(&store, &committed.manifest, &platform)?;
+            println!("{}", String::from_utf8_lossy(image.raw_config()));
+        }
+        _ => return Err("write: save STORE docker|oci FILE NAME..., load STORE FILE, list STORE, or commit STORE NAME NEW CHANGE...".into()),
     }
     Ok(())
 }

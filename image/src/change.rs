@@ -17,7 +17,8 @@ const UNITS: [(&str, f64); 8] =
 /// `STOPSIGNAL`, `USER`, `VOLUME` or `WORKDIR`, as in a Dockerfile.
 ///
 /// `$NAME`, `${NAME}`, `${NAME:-default}` and `${NAME:+other}` mean the environment of the image, where they do in a Dockerfile.
-/// `ENTRYPOINT` takes the parent's `CMD` away, unless the changes before it set one.
+/// `ENTRYPOINT` takes the parent's `CMD` away, unless the changes before it set one. `CMD []` and `ENTRYPOINT []` take it away,
+/// too, where Docker puts back what the container had. `${NAME%pattern}` and its kin are refused.
 ///
 /// ```
 /// let change: estiba_image::Change = "ENV PATH=/opt/bin:$PATH LANG=C".parse()?;
@@ -196,8 +197,11 @@ fn healthcheck(text: &str) -> Result<Instruction, &'static str> {
     let (kind, argument) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     let argument = argument.trim();
     match kind.to_ascii_uppercase().as_str() {
-        "NONE" if !argument.is_empty() || check != Healthcheck::default() => Err("NONE takes nothing beside"),
-        "NONE" => Ok(Instruction::Healthcheck(Healthcheck { test: vec!["NONE".to_owned()], ..check }, None)),
+        "NONE" if !argument.is_empty() => Err("NONE takes nothing beside"),
+        "NONE" => {
+            let none = Healthcheck { test: vec!["NONE".to_owned()], ..Healthcheck::default() };
+            Ok(Instruction::Healthcheck(none, None))
+        }
         "CMD" => match command(argument)? {
             Command::Exec(arguments) if arguments.is_empty() => Err("CMD needs a command"),
             Command::Shell(line) if line.is_empty() => Err("CMD needs a command"),
@@ -381,11 +385,14 @@ fn check_signal(text: &str) -> Result<(), &'static str> {
     let known = [
         "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "IOT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
         "ALRM", "TERM", "STKFLT", "CHLD", "CLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
-        "VTALRM", "PROF", "WINCH", "IO", "POLL", "PWR", "SYS", "UNUSED", "RTMIN", "RTMAX",
+        "VTALRM", "PROF", "WINCH", "IO", "POLL", "PWR", "SYS", "RTMIN", "RTMAX",
     ];
+    // As Docker has them: each real-time signal has one name.
     let real_time = |name: &str| {
-        let offset = name.strip_prefix("RTMIN+").or(name.strip_prefix("RTMAX-"));
-        offset.and_then(|n| n.parse().ok()).is_some_and(|n: u32| n <= 30)
+        let up_to = |prefix: &str, last: u32| {
+            name.strip_prefix(prefix).and_then(|n| n.parse().ok()).is_some_and(|n: u32| (1..=last).contains(&n))
+        };
+        up_to("RTMIN+", 15) || up_to("RTMAX-", 14)
     };
     if known.contains(&name) || real_time(name) { Ok(()) } else { Err(INVALID) }
 }
@@ -512,7 +519,7 @@ mod tests {
             "STOPSIGNAL SIGX",
             "STOPSIGNAL 65",
             "STOPSIGNAL 0",
-            "STOPSIGNAL RTMIN+31",
+            "STOPSIGNAL RTMIN+16",
             "HEALTHCHECK x",
             "HEALTHCHECK CMD",
             "HEALTHCHECK CMD []",
@@ -521,7 +528,6 @@ mod tests {
             "HEALTHCHECK --interval=1us CMD x",
             "HEALTHCHECK --retries=-1 CMD x",
             "HEALTHCHECK --other=1 CMD x",
-            "HEALTHCHECK --interval=1s NONE",
             "ENV A=1\nUSER x",
             "ENV A=${",
             "ENV A=\"x",

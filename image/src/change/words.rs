@@ -102,7 +102,10 @@ impl<'a> Reader<'a> {
     fn variable(&mut self) -> Result<String, &'static str> {
         if !self.rest.starts_with('{') {
             let name = self.name();
-            return Ok(if name.is_empty() { "$".to_owned() } else { self.value(name).unwrap_or_default().to_owned() });
+            if name.is_empty() {
+                return Ok("$".to_owned());
+            }
+            return Ok(self.value(name).unwrap_or_default().to_owned());
         }
         self.next();
         let name = self.name();
@@ -134,8 +137,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A name; or what is one in a shell: a number, or a single odd character, which here stand for nothing.
     fn name(&mut self) -> &'a str {
-        let end = self.rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(self.rest.len());
+        let end = |rest: &str, belongs: fn(char) -> bool| rest.find(|c| !belongs(c)).unwrap_or(rest.len());
+        let end = match self.rest.chars().next() {
+            Some('@' | '*' | '#' | '?' | '-' | '$' | '!') => 1,
+            Some('0'..='9') => end(self.rest, |c| c.is_ascii_digit()),
+            _ => end(self.rest, |c| c.is_ascii_alphanumeric() || c == '_'),
+        };
         let (name, rest) = self.rest.split_at(end);
         self.rest = rest;
         name
@@ -192,7 +201,8 @@ mod tests {
             ("${X:?x}", Err(())),
             ("${E?x}", Ok("")),
             ("$", Ok("$")),
-            ("$$", Ok("$$")),
+            ("$$x", Ok("x")),
+            ("$1a", Ok("a")),
             ("a$/b", Ok("a$/b")),
             ("/x:$P", Ok("/x:/a:/b")),
             ("${", Err(())),
