@@ -204,7 +204,8 @@ fn check_registry(registry: &str) -> Result<(), &'static str> {
     const INVALID: &str = "the registry is not a host name or address, with or without a port";
     let port = if let Some(rest) = registry.strip_prefix('[') {
         let (address, port) = rest.split_once(']').ok_or(INVALID)?;
-        if address.parse::<std::net::Ipv6Addr>().is_err() {
+        // An IPv4 address at the end of it is one to Rust, and not to Docker.
+        if address.contains('.') || address.parse::<std::net::Ipv6Addr>().is_err() {
             return Err(INVALID);
         }
         port

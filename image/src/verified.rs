@@ -12,7 +12,7 @@ use crate::{Error, Result};
 ///
 /// The last bytes are handed out only after the digest of all of them was found right: who got `size` bytes without an error has
 /// the blob. Bytes beyond the size are an error too, seen at the read after the last one.
-/// Errors are `io::Error`s that hold an [`Error`](crate::Error), for `io::Error::downcast`.
+/// Errors are `io::Error`s that hold an [`Error`], for `io::Error::downcast`.
 pub struct Verified<R> {
     inner: R,
     hasher: Option<Hasher>,

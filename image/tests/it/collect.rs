@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use estiba_image::oci_spec::image::{Descriptor, MediaType};
-use estiba_image::{Collected, ContentStore, DockerArchive, Error, Layout, Problem, copy, digest_of};
+use estiba_image::{Collected, ContentStore, DockerArchive, Error, Layout, Lease, Problem, copy, digest_of};
 use libtest_mimic::Trial;
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -19,6 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         keeps_what_roots_and_leases_hold,
         a_lease_holds_what_comes_in,
         a_lease_dies_with_its_process,
+        whoever_looks_waits_for_a_collection,
         removes_nothing_that_it_does_not_understand,
         keeps_kinds_that_are_not_known,
         a_hostile_document_stops_no_collection,
@@ -141,6 +143,41 @@ fn a_lease_dies_with_its_process() {
     assert_eq!(left(), 1, "the kill left something to find");
     Layout::open_or_create(place.store.path()).expect("opens");
     assert_eq!(left(), 0);
+}
+
+/// With a collection played by the test: the lock of the folder, and a blob that goes while it is held.
+fn whoever_looks_waits_for_a_collection() {
+    type Look = fn(&Lease, &Descriptor, &[u8]) -> bool;
+    let looks: [(&str, bool, Look); 3] = [
+        ("contains", false, |lease, blob, _| lease.contains(blob).expect("looks")),
+        ("ingest", true, |lease, blob, bytes| {
+            let mut ingest = lease.ingest().expect("begins");
+            ingest.write_all(bytes).expect("writes");
+            ingest.commit(blob).expect("commits");
+            lease.layout().contains(blob).expect("looks")
+        }),
+        ("tag", false, |lease, blob, _| match lease.layout().tag("name", blob) {
+            Err(Error::BlobMissing { .. }) => false,
+            outcome => panic!("{outcome:?}"),
+        }),
+    ];
+    for (what, there, look) in looks {
+        let place = Place::new();
+        let blob = place.put(&MediaType::ImageManifest, b"blob");
+        let lease = place.store.lease().expect("is given");
+        let folder = std::fs::File::open(place.store.path()).expect("opens");
+        let lock = Flock::lock(folder, FlockArg::LockExclusive).expect("nobody has it");
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| sender.send(look(&lease, &blob, b"blob")));
+            let early = receiver.recv_timeout(Duration::from_millis(100));
+            assert!(early.is_err(), "{what} did not wait");
+            std::fs::remove_file(place.blob(&blob)).expect("remove");
+            drop(lock);
+            assert_eq!(receiver.recv().expect("ends"), there, "{what}");
+        });
+        assert_eq!(place.collect().blobs, 3, "{what}: what came in is held");
+    }
 }
 
 fn removes_nothing_that_it_does_not_understand() {

@@ -11,6 +11,7 @@ mod peers;
 mod random;
 mod save;
 mod stored;
+mod vectors;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         collect::trials(),
         commit::trials(),
         stored::trials(),
+        vectors::trials(),
         peers::trials(),
     ]
     .into_iter()
