@@ -32,6 +32,9 @@ const SCRATCH: usize = 64 << 10;
 /// How long nothing has to happen after the start of the container until the shim makes itself small.
 const CALM: Duration = Duration::from_millis(250);
 
+/// How long it stays as it is at least once it has made itself small.
+const SMALL: Duration = Duration::from_secs(20);
+
 /// How long the last answers may take to be read.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -68,8 +71,8 @@ pub(crate) struct Server {
     parked: HashMap<(u64, u32), String>,
     /// Since when the shim is to end.
     shutdown: Option<Instant>,
-    /// Whether the code that creates containers has been given back.
-    small: bool,
+    /// When code that is not used now was given back, unless much was done since.
+    small: Option<Instant>,
     scratch: Vec<u8>,
 }
 
@@ -83,7 +86,7 @@ impl Server {
             next_number: 0,
             parked: HashMap::new(),
             shutdown: None,
-            small: false,
+            small: None,
             scratch: vec![0; SCRATCH],
         }
     }
@@ -102,9 +105,11 @@ impl Server {
                 return Ok(ending);
             }
             let ready = self.poll()?;
-            if ready.is_empty() && !self.small && self.task.is_started() {
+            if ready.is_empty() && self.small.is_none() && self.task.is_started() {
                 sys::forget_code();
-                self.small = true;
+                self.small = Some(Instant::now());
+            } else if !ready.is_empty() && self.small.is_some_and(|since| since.elapsed() >= SMALL) {
+                self.small = None;
             }
             for (source, flags) in ready {
                 self.handle(source, flags);
@@ -149,7 +154,7 @@ impl Server {
             let (fd, flags) = connection.interest();
             add(Source::Connection(connection.number), fd, flags);
         }
-        let mut patience = (!self.small && self.task.is_started()).then_some(CALM);
+        let mut patience = (self.small.is_none() && self.task.is_started()).then_some(CALM);
         for (number, process) in self.task.processes() {
             if let Some(pidfd) = process.pidfd() {
                 add(Source::End, pidfd.as_fd(), PollFlags::POLLIN);

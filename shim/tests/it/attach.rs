@@ -64,8 +64,8 @@ fn several_clients_attach_and_none_loses_anything() -> Outcome {
     }
     client.start()?;
     assert_eq!(client.wait()?.exit_status, 0);
-    let expected: String =
-        (1..=100_000).map(|number| format!("{number}\n")).chain(["last words\n".to_owned()]).collect();
+    let lines: Vec<String> = (1..=100_000).map(|number| number.to_string()).collect();
+    let expected = format!("{}\nlast words\n", lines.join("\n"));
     for (stdout, stderr) in readers {
         // They have seen the end, or the threads would not.
         assert!(stdout.join().expect("stdout") == expected.as_bytes());
@@ -232,7 +232,7 @@ fn a_slow_attached_reader_slows_the_container() -> Outcome {
     slow.stdout.read_to_end(&mut output)?;
     assert_eq!(client.wait()?.exit_status, 0);
     assert!(output == quick.join().expect("quick"));
-    assert_eq!(output.iter().filter(|byte| **byte == b'\n').count(), 150_000);
+    assert_eq!(output.split_inclusive(|byte| *byte == b'\n').count(), 150_000);
     bundle.finish(&mut client);
     Ok(())
 }

@@ -73,6 +73,11 @@ pub(crate) fn clean_up() {
     let _ = fs::remove_dir(Path::new("/sys/fs/cgroup").join(cgroup_parent()));
 }
 
+/// The shim's program: this one, or what `ESTIBA_SHIM` names, to try a shim as it is installed.
+fn program() -> Program {
+    std::env::var_os("ESTIBA_SHIM").map_or(Program::Reexec, |path| Program::Path(path.into()))
+}
+
 /// A container that is to be, its folder, and its shim.
 pub(crate) struct Bundle {
     dir: tempfile::TempDir,
@@ -133,7 +138,7 @@ impl Bundle {
             },
         });
         let launch = Launch {
-            program: Program::Reexec,
+            program: program(),
             id: id.parse().expect("id"),
             bundle_dir: path,
             exit_file: Some(dir.path().join("exit.json")),

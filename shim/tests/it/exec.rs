@@ -26,8 +26,10 @@ pub(crate) const CASES: &[Case] = &[
     ("many_are_added_at_once", many_are_added_at_once),
     ("a_container_is_paused_and_resumed", a_container_is_paused_and_resumed),
     ("limits_change_and_use_is_measured", limits_change_and_use_is_measured),
-    ("a_registered_runtime_is_used", a_registered_runtime_is_used),
 ];
+
+/// For a shim that is the test program itself.
+pub(crate) const REGISTERED_CASES: &[Case] = &[("a_registered_runtime_is_used", a_registered_runtime_is_used)];
 
 /// The name of a runtime that the test program registers, and what it says when it is asked for one that fails.
 pub(crate) const REGISTERED: &str = "estiba-test-runtime";
