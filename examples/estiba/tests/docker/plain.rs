@@ -105,7 +105,6 @@ fn columns(line: &str) -> String {
     plain
 }
 
-
 /// What this module does to examples, checked as a trial of its own (the binary has no harness that finds tests).
 pub(crate) fn examples() -> Result<(), String> {
     let hash = "0123456789abcdef".repeat(4);
