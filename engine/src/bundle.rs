@@ -38,7 +38,8 @@ pub(crate) fn write(inner: &Inner, record: &Record, bundle: &Path, mounts: &[oci
     }
     let hostname = hostname(request, &record.id)?;
     // They can be written from inside, so they lie where the container's other changes do: not in RUN, which may be memory.
-    let files = host_files(&inner.records.folder(&record.id), request, &hostname)?;
+    let mut files = host_files(&inner.records.folder(&record.id), request, &hostname)?;
+    files.volumes = inner.volume_folders(record)?;
     let spec = spec::build(&record.id, &record.cgroup, request, &image, &identity, &hostname, &files)?;
     let bytes = serde_json::to_vec(&spec).map_err(|source| Error::Spec { field: "config", source: source.into() })?;
     folder::replace(bundle, "config.json", &bytes, Durability::Lazy)
@@ -103,6 +104,7 @@ fn host_files(folder: &Path, request: &CreateRequest, hostname: &str) -> Result<
         Ok(path)
     };
     Ok(HostFiles {
+        volumes: Vec::new(),
         hostname: write("hostname", &format!("{hostname}\n"))?,
         hosts: write("hosts", &hosts)?,
         resolv_conf: write("resolv.conf", &resolv_conf)?,

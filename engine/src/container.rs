@@ -52,6 +52,15 @@ pub enum Kill {
     No,
 }
 
+/// What becomes of the volumes that were made for a container alone, when it is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnVolumes {
+    /// They stay.
+    Keep,
+    /// They go with it.
+    Remove,
+}
+
 /// What a container uses at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Usage {
@@ -470,6 +479,11 @@ impl Container {
     ///
     /// [`Error::StillRunning`] if it runs and `kill` is [`Kill::No`].
     pub async fn remove(&self, kill: Kill) -> Result<()> {
+        self.remove_with(kill, OwnVolumes::Keep).await
+    }
+
+    /// The same, and says what becomes of the volumes that were made for it alone.
+    pub async fn remove_with(&self, kill: Kill, volumes: OwnVolumes) -> Result<()> {
         self.with(move |inner, id| {
             loop {
                 if kill == Kill::Yes {
@@ -506,6 +520,7 @@ impl Container {
                 let Some(mut record) = inner.records.read(id)? else { return Ok(()) };
                 inner.records.mark(id)?;
                 record.stage = Stage::Removing;
+                record.takes_volumes |= volumes == OwnVolumes::Remove;
                 inner.records.write(&record)?;
                 return repair::demolish(inner, &record);
             }
@@ -575,6 +590,7 @@ impl Inner {
             stop_signal: nix::libc::SIGTERM,
             stop_timeout: 0,
             health: None,
+            volumes: Vec::new(),
         };
         let name = self.records.name_of(id)?.unwrap_or_else(|| ContainerName::from_id(id));
         tracing::warn!(error = error as &dyn std::error::Error, "a container is removed whose record cannot be read");

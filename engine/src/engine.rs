@@ -283,6 +283,7 @@ impl Inner {
             stop_signal: request.stop_signal.unwrap_or_else(|| stop_signal(defaults)),
             stop_timeout: request.stop_timeout.or(defaults.stop_timeout).unwrap_or(10),
             health: healthcheck(&request, defaults)?,
+            volumes: crate::volumes::wanted(&request, defaults)?,
         };
         let mut request = request;
         for (key, value) in &defaults.labels {
@@ -297,10 +298,10 @@ impl Inner {
                 source: Box::new(source),
             })
         });
-        match made {
-            Ok(_) => Ok((record, lock)),
+        match made.and_then(|mounts| self.make_volumes(&record, &mounts)) {
+            Ok(()) => Ok((record, lock)),
             Err(error) => {
-                self.records.remove(&record)?;
+                repair::demolish(self, &record)?;
                 Err(error)
             }
         }

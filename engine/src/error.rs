@@ -88,6 +88,24 @@ pub enum Error {
         /// The container.
         id: Id,
     },
+    /// A volume could not be made, found or removed.
+    #[error("cannot {operation} the volume {name}")]
+    Volume {
+        /// What was tried.
+        operation: &'static str,
+        /// The volume.
+        name: String,
+        /// Why.
+        source: Box<estiba_storage::Error>,
+    },
+    /// A container has the volume.
+    #[error("the volume {name} is in use by container {}: remove that first", id.short())]
+    VolumeInUse {
+        /// The volume.
+        name: String,
+        /// The container.
+        id: Id,
+    },
     /// There is no such image.
     #[error("there is no image {image:?}")]
     NoImage {

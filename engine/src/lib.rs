@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bundle;
+mod changes;
 mod config;
 mod connection;
 mod container;
@@ -30,9 +31,11 @@ mod store;
 mod streams;
 mod unpack;
 mod user;
+mod volumes;
 
+pub use changes::CommitRequest;
 pub use config::{Config, Parts, ShimProgram, SnapshotterKind};
-pub use container::{Container, Kill, Until, Usage};
+pub use container::{Container, Kill, OwnVolumes, Until, Usage};
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use events::{Events, EventsRequest};
@@ -47,6 +50,7 @@ pub use request::{Bind, CreateRequest, Healthcheck, Limits, LogConfig, NetworkMo
 pub use running::Running;
 pub use store::{DiskUsage, Force, ImageDiskUsage, Removed};
 pub use streams::Streams;
+pub use volumes::VolumeUse;
 
 pub use estiba_image as image;
 pub use estiba_network as network;

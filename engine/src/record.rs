@@ -9,12 +9,14 @@ use crate::error::{Error, Result};
 use crate::identity::{ContainerName, Id};
 use crate::journal::{Event, Kind};
 use crate::request::{CreateRequest, Healthcheck};
+use crate::volumes::VolumeUse;
 
 /// The format of a record that this version writes. Version 1 had no past ends, commands and restarts; what it lacks is made up.
 pub(crate) const VERSION: u32 = 2;
 
 /// What is known of a container for as long as it exists.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Record {
     pub(crate) version: u32,
     /// The container's id.
@@ -46,6 +48,12 @@ pub struct Record {
     /// How to find out whether it is well, image and request combined. `None`: it is not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Healthcheck>,
+    /// Its volumes, those that its image wants among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeUse>,
+    /// When it is removed, its own volumes are removed with it.
+    #[serde(default)]
+    pub(crate) takes_volumes: bool,
     /// How often it was started.
     #[serde(default)]
     pub starts: u32,
@@ -186,6 +194,7 @@ pub(crate) struct Origin<'a> {
     pub(crate) stop_signal: i32,
     pub(crate) stop_timeout: i64,
     pub(crate) health: Option<Healthcheck>,
+    pub(crate) volumes: Vec<VolumeUse>,
 }
 
 impl Record {
@@ -205,6 +214,8 @@ impl Record {
             stop_signal: origin.stop_signal,
             stop_timeout: origin.stop_timeout,
             health: origin.health,
+            volumes: origin.volumes,
+            takes_volumes: request.auto_remove,
             starts: 0,
             started: None,
             pid: 0,

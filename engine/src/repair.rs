@@ -187,6 +187,9 @@ pub(crate) fn demolish(inner: &Inner, record: &Record) -> Result<()> {
     failures.extend(kill_leftovers(inner, record).err());
     let removed = inner.snapshotter_of(record).and_then(|held| unpack::remove(&*held, &id.snapshot_key()?));
     failures.extend(removed.err());
+    if record.takes_volumes || record.stage == Stage::Creating {
+        failures.extend(inner.remove_own_volumes(record).err());
+    }
     if failures.is_empty() {
         if record.stage != Stage::Creating {
             inner.tell(&[record.event("destroy")]);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::images::Image;
+use crate::volumes::VolumeUse;
 
 /// A container to be made: an image and what differs from the image's own configuration.
 ///
@@ -49,6 +50,9 @@ pub struct CreateRequest {
     pub labels: BTreeMap<String, String>,
     /// Folders and files of the host shown inside.
     pub binds: Vec<Bind>,
+    /// Volumes inside. One without a name is made for this container.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeUse>,
     /// Memory file systems inside.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tmpfs: Vec<Tmpfs>,
@@ -122,6 +126,7 @@ impl CreateRequest {
             hostname: None,
             labels: BTreeMap::new(),
             binds: Vec::new(),
+            volumes: Vec::new(),
             tmpfs: Vec::new(),
             shm_size: None,
             limits: Limits::default(),

@@ -29,13 +29,23 @@ pub(crate) struct ImageDefaults {
     pub(crate) stop_signal: Option<String>,
     pub(crate) stop_timeout: Option<i64>,
     pub(crate) health: Option<estiba_image::Healthcheck>,
+    pub(crate) volumes: Vec<String>,
     /// Digest of the configuration.
     pub(crate) id: String,
 }
 
-/// Files of the host that stand in for the container's own.
+/// A folder of the host that a volume of the container is.
+#[derive(Debug, Clone)]
+pub(crate) struct VolumeFolder {
+    pub(crate) path: PathBuf,
+    pub(crate) destination: String,
+    pub(crate) read_only: bool,
+}
+
+/// Files and folders of the host that the container is given beside what the request names.
 #[derive(Debug, Clone)]
 pub(crate) struct HostFiles {
+    pub(crate) volumes: Vec<VolumeFolder>,
     pub(crate) hostname: PathBuf,
     pub(crate) hosts: PathBuf,
     pub(crate) resolv_conf: PathBuf,
@@ -273,11 +283,7 @@ fn mounts(request: &CreateRequest, files: &HostFiles) -> Result<Vec<Mount>> {
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
         mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm_size])?,
     ];
-    for tmpfs in &request.tmpfs {
-        let mut options = vec!["nosuid", "nodev", "noexec"];
-        options.extend(tmpfs.options.iter().map(String::as_str));
-        mounts.push(mount(&tmpfs.destination, "tmpfs", "tmpfs", &options)?);
-    }
+
     let access = if request.read_only { "ro" } else { "rw" };
     let options = &["bind", "rprivate", "nosuid", "nodev", "noexec", access];
     for (destination, source) in
@@ -288,12 +294,26 @@ fn mounts(request: &CreateRequest, files: &HostFiles) -> Result<Vec<Mount>> {
             mounts.push(mount(destination, "bind", &source.to_string_lossy(), options)?);
         }
     }
-    for bind in &request.binds {
-        let access = if bind.read_only { "ro" } else { "rw" };
-        let options =
-            if bind.read_only { vec!["rbind", "rprivate", access, "rro"] } else { vec!["rbind", "rprivate", access] };
-        mounts.push(mount(&bind.destination, "bind", &bind.source.to_string_lossy(), &options)?);
+    let mut asked = Vec::new();
+    for tmpfs in &request.tmpfs {
+        let mut options = vec!["nosuid", "nodev", "noexec"];
+        options.extend(tmpfs.options.iter().map(String::as_str));
+        asked.push(mount(&tmpfs.destination, "tmpfs", "tmpfs", &options)?);
     }
+    let bind = |destination: &str, source: &Path, read_only: bool| {
+        let options: &[&str] =
+            if read_only { &["rbind", "rprivate", "ro", "rro"] } else { &["rbind", "rprivate", "rw"] };
+        mount(destination, "bind", &source.to_string_lossy(), options)
+    };
+    for volume in &files.volumes {
+        asked.push(bind(&volume.destination, &volume.path, volume.read_only)?);
+    }
+    for one in &request.binds {
+        asked.push(bind(&one.destination, &one.source, one.read_only)?);
+    }
+    // What is mounted inside another comes after it, as with Docker.
+    asked.sort_by_key(|mount| mount.destination().components().count());
+    mounts.extend(asked);
     Ok(mounts)
 }
 
@@ -541,7 +561,8 @@ mod tests {
             binds: vec![Bind { source: "/a".into(), destination: "/etc/hosts".into(), read_only: true }],
             ..request()
         };
-        let files = HostFiles { hostname: "/h".into(), hosts: "/hosts".into(), resolv_conf: "/r".into() };
+        let files =
+            HostFiles { volumes: Vec::new(), hostname: "/h".into(), hosts: "/hosts".into(), resolv_conf: "/r".into() };
         let id = Id::random().expect("random");
         let identity = Identity { uid: 5, gid: 6, groups: vec![7] };
         let spec = build(&id, "/estiba/x", &request, &ImageDefaults::default(), &identity, "h", &files).expect("built");

@@ -216,6 +216,7 @@ fn defaults(image: &estiba_image::Image) -> ImageDefaults {
     let id = image.id().to_string();
     let beside = ImageDefaults {
         health: docker.healthcheck.clone(),
+        volumes: image.config().volumes().iter().map(|path| (*path).to_owned()).collect(),
         stop_timeout: docker.stop_timeout,
         id,
         ..ImageDefaults::default()

@@ -1,6 +1,7 @@
 //! Containers through the library alone, in a program that is its own shim.
 
 mod image;
+mod keeping;
 mod living;
 mod place;
 
@@ -46,6 +47,9 @@ fn main() {
         privileged("privileged_the_monitor_restarts", living::restarted_by_the_monitor),
         privileged("privileged_the_monitor_checks_health", living::checked_by_the_monitor),
         privileged("privileged_a_reboot_is_noticed", living::after_a_reboot),
+        privileged("privileged_files_go_in_and_out_and_become_images", keeping::files_go_in_and_out),
+        privileged("privileged_images_are_saved_and_loaded", keeping::images_are_saved_and_loaded),
+        privileged("privileged_volumes_outlive_containers", keeping::volumes_outlive_containers),
         privileged("privileged_a_damaged_record_can_be_removed", living::damaged_records),
     ];
     libtest_mimic::run(&arguments, trials).exit();
