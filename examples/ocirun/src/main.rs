@@ -9,6 +9,7 @@ mod foreground;
 mod list;
 mod log;
 mod ps;
+mod sealed;
 mod signal;
 mod spec;
 mod update;
@@ -21,6 +22,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use estiba_runtime::oci_spec::runtime::LinuxNamespaceType;
 use estiba_runtime::{
     Bundle, ContainerId, CreateOptions, Created, DeleteMode, ExitStatus, Keyring, KillTarget, Native, RootSwitch,
     Runtime, Stdio, inherited_fds,
@@ -81,7 +83,10 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         }
         Command::Pause { id } => native().pause(&id.parse()?).map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Command::Resume { id } => native().resume(&id.parse()?).map(|()| ExitCode::SUCCESS).map_err(Into::into),
-        Command::Exec(arguments) => exec::exec(&native(), arguments),
+        Command::Exec(arguments) => {
+            sealed::seal();
+            exec::exec(&native(), arguments)
+        }
         Command::Ps { id, format, options } => {
             ps::print(&native(), &id.parse()?, *format, options).map(|()| ExitCode::SUCCESS)
         }
@@ -126,7 +131,14 @@ fn create(native: &Native, arguments: &Create) -> Result<Made> {
 fn load(arguments: &Create) -> Result<(ContainerId, Bundle)> {
     let id: ContainerId = arguments.id.parse()?;
     let bundle = arguments.bundle.as_deref().unwrap_or(Path::new("."));
-    Ok((id, Bundle::load(bundle)?))
+    let bundle = Bundle::load(bundle)?;
+    let namespaces = bundle.spec.linux().iter().filter_map(|linux| linux.namespaces().as_deref()).flatten();
+    let mut pids = namespaces.filter(|namespace| namespace.typ() == LinuxNamespaceType::Pid);
+    if pids.next().is_none_or(|namespace| namespace.path().is_some()) {
+        // Processes that are there already see those that are on their way. In a new namespace there are none.
+        sealed::seal();
+    }
+    Ok((id, bundle))
 }
 
 fn wants_terminal(bundle: &Bundle) -> bool {

@@ -148,6 +148,8 @@ impl<'a> Hooks<'a> {
         if let Place::Container(pidfd) = place {
             table = Some(pidfd.as_raw_fd());
             let path = format!("/proc/{}/ns", self.record.identity.pid).into();
+            // Others may be there who see it (CVE-2016-9962).
+            steps.push(Step::NotDumpable);
             steps.push(Step::Enter { slot: Slot(Slot::FIXED), kind: self.record.namespaces, path });
             // Only a new process is in another pid namespace.
             steps.push(Step::Fork { flags: 0 });

@@ -32,13 +32,14 @@ fn main() {
     } else {
         None
     };
-    let privileged: [Case; 12] = [
+    let privileged: [Case; 13] = [
         ("run_passes_streams_and_status", streams),
         ("create_start_state_kill_delete", life),
         ("run_tells_what_cannot_be_executed", executables),
         ("run_forwards_signals", signals),
         ("run_bridges_a_terminal", terminal),
         ("run_hands_descriptors_on", descriptors),
+        ("cve_2019_5736_the_program_is_on_a_read_only_mount", sealed),
         ("exec_passes_streams_and_status", exec),
         ("exec_takes_a_process_json", exec_process),
         ("exec_bridges_a_terminal", exec_terminal),
@@ -298,6 +299,41 @@ fn running() -> Result<Bundle, Failed> {
         .status()?;
     same(&status.code(), &Some(0))?;
     Ok(bundle)
+}
+
+/// What a container could reach of this program through `/proc` cannot be written to, not even when it has ended.
+fn sealed() -> Outcome {
+    let bundle = running()?;
+    let mut exec = bundle.command();
+    let mut exec =
+        exec.args(["exec", &bundle.id, "sh", "-c", "echo ready; exec sleep 1000"]).stdout(Stdio::piped()).spawn()?;
+    exec.stdout.take().ok_or("no stdout")?.read_exact(&mut [0u8; 6])?;
+    let other = Bundle::new(false, "echo ready; exec sleep 1000")?;
+    let mut config: Value = serde_json::from_slice(&fs::read(other.path("config.json"))?)?;
+    let namespaces = config["linux"]["namespaces"].as_array_mut().ok_or("no namespaces")?;
+    namespaces.retain(|namespace| namespace["type"] != "pid");
+    config["linux"]["maskedPaths"] = json!([]);
+    config["linux"]["readonlyPaths"] = json!([]);
+    config["mounts"][0] = json!({"destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind"]});
+    fs::write(other.path("config.json"), config.to_string())?;
+    let mut run = other.command();
+    let mut run = run.args(["run", "-b", &other.path(""), &other.id]).stdout(Stdio::piped()).spawn()?;
+    run.stdout.take().ok_or("no stdout")?.read_exact(&mut [0u8; 6])?;
+    // Held as a process of the container could, until the program runs no more.
+    let mut held = Vec::new();
+    for child in [&exec, &run] {
+        let exe = format!("/proc/{}/exe", child.id());
+        held.push(rustix::fs::open(&exe, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty())?);
+    }
+    for bundle in [&bundle, &other] {
+        same(&bundle.ocirun(&["kill", &bundle.id, "KILL"])?.status.code(), &Some(0))?;
+    }
+    same(&(exec.wait()?.code(), run.wait()?.code()), &(Some(137), Some(137)))?;
+    for exe in held {
+        let mount = rustix::fs::fstatvfs(&exe)?;
+        same(&mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY), &true)?;
+    }
+    Ok(())
 }
 
 fn exec() -> Outcome {
