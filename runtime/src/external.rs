@@ -134,12 +134,17 @@ impl Runtime for External {
         }
         check_terminal(process.terminal(), options.stdio)?;
         let mut call = self.call("exec", id)?;
+        // Not every binary looks, and one that does not hangs in a paused container.
+        let State { status, bundle, .. } = self.state(id)?;
+        if status != Status::Running {
+            return Err(Error::WrongStatus { id: id.clone(), operation: "add a process to", status });
+        }
         let complete;
         let process = if Rights::are_named(process) {
             process
         } else {
             // Binaries differ in what they take for said.
-            let bundle = Bundle::load(self.state(id)?.bundle)?;
+            let bundle = Bundle::load(bundle)?;
             complete = bundle.spec.process().as_ref().map(Rights::of).unwrap_or_default().complete(process);
             &complete
         };
