@@ -41,7 +41,7 @@ pub use diff::{Diffed, diff};
 use extract::Rules;
 pub use target::Target;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// How a layer's bytes are packed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -95,6 +95,9 @@ pub struct Limits {
     pub xattrs: u64,
     /// Bytes of one extended header (PAX or GNU long name).
     pub header: u64,
+    /// Bytes of names and paths that are kept in memory at once while an archive or a list is made: to bring them in order,
+    /// and to find the links among files.
+    pub names: u64,
     /// Uncompressed bytes for each compressed byte; looked at once 64 MiB have come out.
     pub ratio: u64,
 }
@@ -108,10 +111,26 @@ impl Default for Limits {
             depth: 512,
             xattrs: 1 << 20,
             header: 1 << 20,
+            names: 256 << 20,
             ratio: 2000,
         }
     }
 }
+
+impl Limits {
+    /// Counts a name that is kept.
+    pub(crate) fn keep(&self, kept: &mut u64, name: &[u8]) -> Result<()> {
+        *kept += name.len() as u64 + NAME;
+        if *kept > self.names {
+            let entry = archive::show(name);
+            return Err(Error::LimitExceeded { what: "bytes of names in memory", limit: self.names, entry });
+        }
+        Ok(())
+    }
+}
+
+/// What a name costs besides its bytes.
+const NAME: u64 = 32;
 
 /// What [`apply`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,6 +24,8 @@ pub(crate) struct Descent<'a, T> {
     mounts: Mounts,
     limits: &'a Limits,
     buffer: Vec<u8>,
+    /// What the names that are to come cost.
+    kept: u64,
 }
 
 /// A folder on the way.
@@ -35,6 +37,8 @@ struct Level<T> {
     identity: (u64, u64),
     /// What is still to come, the next one last.
     pending: Vec<CString>,
+    /// What they cost when the folder was read.
+    kept: u64,
     data: T,
 }
 
@@ -50,13 +54,19 @@ impl<'a, T> Descent<'a, T> {
     ) -> Result<Self> {
         let open = || rustix::fs::openat(top, c".", sys::DIR, Mode::empty());
         let (top, here) = open().and_then(|top| Ok((top, open()?))).map_err(Error::io("open folder", shown(&path)))?;
-        let mut buffer = Vec::new();
-        let levels = vec![Self::level(&mut buffer, here.as_fd(), CString::default(), path, data, more)?];
-        Ok(Descent { top, here, levels, mounts, limits, buffer })
+        let mut descent = Descent { top, here, levels: Vec::new(), mounts, limits, buffer: Vec::new(), kept: 0 };
+        let here = descent.here.try_clone().map_err(|source| Error::Io {
+            operation: "open folder",
+            path: shown(&path),
+            source,
+        })?;
+        let level = descent.level(here.as_fd(), CString::default(), path, data, more)?;
+        descent.levels.push(level);
+        Ok(descent)
     }
 
     fn level(
-        buffer: &mut Vec<u8>,
+        &mut self,
         folder: BorrowedFd<'_>,
         name: CString,
         path: Vec<u8>,
@@ -65,10 +75,17 @@ impl<'a, T> Descent<'a, T> {
     ) -> Result<Level<T>> {
         let failed = |operation| Error::io(operation, shown(&path));
         let mut pending = more;
-        let read = sys::for_each_entry(folder, buffer, |name, _| {
+        let before = self.kept;
+        let mut kept = Ok(());
+        for name in &pending {
+            self.limits.keep(&mut self.kept, name.to_bytes())?;
+        }
+        let read = sys::for_each_entry(folder, &mut self.buffer, |name, _| {
+            kept = self.limits.keep(&mut self.kept, name.to_bytes());
             pending.push(name.to_owned());
-            Ok(())
+            if kept.is_ok() { Ok(()) } else { Err(Errno::TOOBIG) }
         });
+        kept?;
         match read {
             // Removed since it was opened: nothing is in it.
             Ok(()) | Err(Errno::NOENT) => {}
@@ -77,7 +94,7 @@ impl<'a, T> Descent<'a, T> {
         pending.sort_unstable_by(|left, right| right.cmp(left));
         pending.dedup();
         let identity = sys::identity(&rustix::fs::fstat(folder).map_err(failed("look at"))?);
-        Ok(Level { name, path, identity, pending, data })
+        Ok(Level { name, path, identity, pending, kept: self.kept - before, data })
     }
 
     /// The next name, and its path. It may not be there.
@@ -88,15 +105,21 @@ impl<'a, T> Descent<'a, T> {
                 let path = child(&level.path, &name);
                 return Some((name, path));
             }
-            self.levels.pop();
+            self.pop();
             // A folder that is no longer in the tree is left with all that it still had.
             while !self.levels.is_empty() {
                 if let Some(above) = self.above() {
                     self.here = above;
                     break;
                 }
-                self.levels.pop();
+                self.pop();
             }
+        }
+    }
+
+    fn pop(&mut self) {
+        if let Some(level) = self.levels.pop() {
+            self.kept -= level.kept;
         }
     }
 
@@ -151,7 +174,7 @@ impl<'a, T> Descent<'a, T> {
         }
         let open = |errno| Error::io("open folder", shown(&path))(errno);
         let folder = rustix::fs::openat(folder, c".", sys::DIR, Mode::empty()).map_err(open)?;
-        let level = Self::level(&mut self.buffer, folder.as_fd(), name, path, data, more)?;
+        let level = self.level(folder.as_fd(), name, path, data, more)?;
         self.levels.push(level);
         self.here = folder;
         Ok(())

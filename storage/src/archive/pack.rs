@@ -48,6 +48,9 @@ pub fn pack(root: BorrowedFd<'_>, path: impl AsRef<Path>, out: impl Write, optio
     if !name.is_empty() {
         items.add(top.as_fd(), &stat, name.clone())?;
     }
+    if is_made_up(top.as_fd()).map_err(Error::io("look at", path))? {
+        return items.finish();
+    }
     let mut descent = Descent::new(top.as_fd(), name, (), Vec::new(), options.mounts, &options.limits)?;
     while let Some((name, path)) = descent.next() {
         if let Some(folder) = child(&mut items, descent.here(), &name, &path, options.mounts)? {
@@ -62,13 +65,15 @@ pub(crate) struct Items<'a, W> {
     pub(crate) writer: Writer<'a, W>,
     /// The first name in the archive of each file that has several.
     linked: HashMap<(u64, u64), Vec<u8>>,
+    /// What those names cost.
+    kept: u64,
     pub(crate) skipped: u64,
     buffer: Vec<u8>,
 }
 
 impl<'a, W: Write> Items<'a, W> {
     pub(crate) fn new(writer: Writer<'a, W>) -> Self {
-        Items { writer, linked: HashMap::new(), skipped: 0, buffer: Vec::new() }
+        Items { writer, linked: HashMap::new(), kept: 0, skipped: 0, buffer: Vec::new() }
     }
 
     /// Adds the inode under a name, with its content. A folder's name gets its `/` here.
@@ -97,6 +102,7 @@ impl<'a, W: Write> Items<'a, W> {
                 let entry = Entry { link: first.clone(), ..entry(name, Kind::HardLink, Some(stat)) };
                 return self.writer.entry(&entry);
             }
+            self.writer.limits.keep(&mut self.kept, &name)?;
             self.linked.insert(sys::identity(stat), name.clone());
         }
         let mut entry = Entry { link, ..entry(name, kind, Some(stat)) };

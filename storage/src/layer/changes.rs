@@ -42,39 +42,46 @@ pub struct Change {
 /// [`Error::LimitExceeded`] for entries and depth.
 pub fn changes(snapshotter: &dyn Snapshotter, key: &Key, limits: &Limits) -> Result<Vec<Change>> {
     let target = Target::of_snapshot(snapshotter, key)?;
-    let mut list = List(BTreeMap::new());
+    let mut list = List { changes: BTreeMap::new(), limits, kept: 0 };
     compare(&target, Opaque::Compared, limits, &mut list)?;
     let change = |(path, kind)| {
         let path = [b"/", Vec::as_slice(&path)].concat();
         Change { path: PathBuf::from(OsString::from_vec(path)), kind }
     };
-    Ok(list.0.into_iter().map(change).collect())
+    Ok(list.changes.into_iter().map(change).collect())
 }
 
-struct List(BTreeMap<Vec<u8>, ChangeKind>);
+struct List<'a> {
+    changes: BTreeMap<Vec<u8>, ChangeKind>,
+    limits: &'a Limits,
+    kept: u64,
+}
 
-impl List {
-    fn add(&mut self, path: &[u8], kind: ChangeKind) {
-        self.0.insert(path.to_vec(), kind);
+impl List<'_> {
+    fn add(&mut self, path: &[u8], kind: ChangeKind) -> Result<()> {
+        self.limits.keep(&mut self.kept, path)?;
+        self.changes.insert(path.to_vec(), kind);
         let mut parent = path;
         while let Some(slash) = parent.iter().rposition(|byte| *byte == b'/') {
             parent = &parent[..slash];
-            if self.0.contains_key(parent) {
+            if self.changes.contains_key(parent) {
                 break;
             }
-            self.0.insert(parent.to_vec(), ChangeKind::Modified);
+            self.limits.keep(&mut self.kept, parent)?;
+            self.changes.insert(parent.to_vec(), ChangeKind::Modified);
         }
+        Ok(())
     }
 }
 
-impl Visitor for List {
+impl Visitor for List<'_> {
     fn found(&mut self, found: &Found<'_>) -> Result<Next> {
         match found.old {
-            None => self.add(found.path, ChangeKind::Added),
+            None => self.add(found.path, ChangeKind::Added)?,
             Some(old) => {
                 let failed = Error::io("read capabilities of", shown(found.path));
                 if is_other(old, found.stat) || has_other_capabilities(old, found).map_err(failed)? {
-                    self.add(found.path, ChangeKind::Modified);
+                    self.add(found.path, ChangeKind::Modified)?;
                 }
             }
         }
@@ -82,8 +89,7 @@ impl Visitor for List {
     }
 
     fn gone(&mut self, path: &[u8]) -> Result<()> {
-        self.add(path, ChangeKind::Deleted);
-        Ok(())
+        self.add(path, ChangeKind::Deleted)
     }
 }
 

@@ -57,7 +57,14 @@ pub fn diff(snapshotter: &dyn Snapshotter, key: &Key, out: impl Write, limits: &
     let mut items = Items::new(Writer::new(Hashed { out, hash: Sha256::new() }, limits));
     root(&target, &mut items)?;
     if target.whiteouts == Whiteouts::Remove {
-        let mut collect = Collect { items: BTreeMap::new(), others: HashSet::new(), same: HashMap::new(), skipped: 0 };
+        let mut collect = Collect {
+            items: BTreeMap::new(),
+            others: HashSet::new(),
+            same: HashMap::new(),
+            limits,
+            kept: 0,
+            skipped: 0,
+        };
         compare(&target, Opaque::Told, limits, &mut collect)?;
         items.skipped += collect.skipped;
         collect.write(&target, &mut items)?;
@@ -150,13 +157,16 @@ impl<W: Write> Visitor for Layer<'_, '_, W> {
 }
 
 /// Of a tree that was compared: first all is found, since a file that goes into the layer takes all its names along.
-struct Collect {
+struct Collect<'l> {
     /// By path, with a NUL for each `/`: so a folder comes right before what is in it.
     items: BTreeMap<Vec<u8>, Item>,
     /// Files of several names that go into the layer.
     others: HashSet<(u64, u64)>,
     /// The paths of such files that have not changed themselves.
     same: HashMap<(u64, u64), Vec<Vec<u8>>>,
+    limits: &'l Limits,
+    /// What all these paths cost.
+    kept: u64,
     skipped: u64,
 }
 
@@ -166,21 +176,24 @@ enum Item {
     Gone,
 }
 
-impl Collect {
-    fn add(&mut self, path: &[u8], item: Item) {
+impl Collect<'_> {
+    fn add(&mut self, path: &[u8], item: Item) -> Result<()> {
         let sortable = |path: &[u8]| path.iter().map(|byte| if *byte == b'/' { 0 } else { *byte }).collect::<Vec<_>>();
+        self.limits.keep(&mut self.kept, path)?;
         self.items.insert(sortable(path), item);
         // Whoever applies the layer elsewhere must know what the folders on the way are.
         let mut parent = split(path).0;
         while !parent.is_empty() && self.items.insert(sortable(parent), Item::There).is_none() {
+            self.limits.keep(&mut self.kept, parent)?;
             parent = split(parent).0;
         }
+        Ok(())
     }
 
     fn write<W: Write>(mut self, target: &Target, items: &mut Items<'_, W>) -> Result<()> {
         for inode in std::mem::take(&mut self.others) {
             for path in self.same.remove(&inode).unwrap_or_default() {
-                self.add(&path, Item::There);
+                self.add(&path, Item::There)?;
             }
         }
         for (path, item) in self.items {
@@ -202,7 +215,7 @@ impl Collect {
     }
 }
 
-impl Visitor for Collect {
+impl Visitor for Collect<'_> {
     fn found(&mut self, found: &Found<'_>) -> Result<Next> {
         if is_reserved(found.path) {
             self.skipped += 1;
@@ -214,21 +227,19 @@ impl Visitor for Collect {
         };
         let several = sys::file_type(found.stat) != FileType::Directory && found.stat.st_nlink > 1;
         if !same {
-            self.add(found.path, Item::There);
+            self.add(found.path, Item::There)?;
             if several {
                 self.others.insert(sys::identity(found.stat));
             }
         } else if several {
+            self.limits.keep(&mut self.kept, found.path)?;
             self.same.entry(sys::identity(found.stat)).or_default().push(found.path.to_vec());
         }
         Ok(Next::Enter)
     }
 
     fn gone(&mut self, path: &[u8]) -> Result<()> {
-        if !is_reserved(path) {
-            self.add(path, Item::Gone);
-        }
-        Ok(())
+        if is_reserved(path) { Ok(()) } else { self.add(path, Item::Gone) }
     }
 }
 

@@ -19,7 +19,7 @@ static ZEROS: [u8; 32 << 10] = [0; 32 << 10];
 
 pub(crate) struct Writer<'a, W> {
     out: W,
-    limits: &'a Limits,
+    pub(crate) limits: &'a Limits,
     /// Bytes written.
     pub(crate) bytes: u64,
     /// Entries written.

@@ -212,6 +212,9 @@ fn listed() {
             let limits = Limits { entries: 5, ..Limits::default() };
             let error = changes(snapshotter, &key("c"), &limits).expect_err("too many");
             assert!(matches!(error, Error::LimitExceeded { what: "entries", .. }), "{error}");
+            let limits = Limits { names: 600, ..Limits::default() };
+            let error = changes(snapshotter, &key("c"), &limits).expect_err("too many");
+            assert!(matches!(error, Error::LimitExceeded { what: "bytes of names in memory", .. }), "{error}");
         });
     });
 }

@@ -134,6 +134,8 @@ fn mounts_in_a_root() {
         let (cross, _) = packed(root.path(), "/", &PackOptions { mounts: Mounts::Cross, ..contents() });
         let all = ["hosts", "other/", "proc/", "volume/", "volume/hosts", "volume/in/", "volume/in/file"];
         assert_eq!(listed(&cross), all);
+        // What the kernel makes up has no files to copy, even if it is asked for.
+        assert_eq!(listed(&packed(root.path(), "proc", &PackOptions::default()).0), ["proc/"]);
         // A path that leads into a mount is meant.
         assert_eq!(listed(&packed(root.path(), "volume/in", &PackOptions::default()).0), ["in/", "in/file"]);
         let layer = || Tar::new().dir("volume", 0o755).file("volume/in/new", b"new").finish();
@@ -278,11 +280,26 @@ fn limits() {
         huge.set_len(1 << 40).expect("sparse");
     }
     fs::create_dir_all(root.path().join("a/b/c")).expect("folder");
+    for folder in ["many", "linked"] {
+        fs::create_dir(root.path().join(folder)).expect("folder");
+    }
+    for at in 0..100 {
+        fs::write(root.path().join(format!("many/{at}")), "").expect("write");
+    }
+    // A long path, and few names at a time.
+    let long = root.path().join("linked").join("long".repeat(50));
+    fs::create_dir(&long).expect("folder");
+    for at in 0..2 {
+        fs::write(long.join(format!("{at}")), "").expect("write");
+        fs::hard_link(long.join(format!("{at}")), long.join(format!("{at}-"))).expect("a link");
+    }
     for (path, limits, what) in [
         ("huge", Limits::default(), "bytes"),
         ("a", Limits { entries: 2, ..Limits::default() }, "entries"),
         ("a", Limits { depth: 2, ..Limits::default() }, "folders in a path"),
         ("a", Limits { path: 4, ..Limits::default() }, "bytes in a path"),
+        ("many", Limits { names: 3000, ..Limits::default() }, "bytes of names in memory"),
+        ("linked", Limits { names: 300, ..Limits::default() }, "bytes of names in memory"),
     ] {
         let options = PackOptions { limits, ..PackOptions::default() };
         let error = pack(open(root.path()).as_fd(), path, std::io::sink(), &options).expect_err("too much");
