@@ -561,4 +561,75 @@ mod tests {
             assert_eq!(duration(text).ok(), wanted, "{text}");
         }
     }
+
+    #[test]
+    fn anything_is_a_change_or_an_error() {
+        let parts = [
+            "CMD",
+            "ENTRYPOINT",
+            "ENV",
+            "EXPOSE",
+            "HEALTHCHECK",
+            "LABEL",
+            "ONBUILD",
+            "SHELL",
+            "STOPSIGNAL",
+            "USER",
+            "VOLUME",
+            "WORKDIR",
+            " ",
+            " ",
+            " ",
+            "=",
+            "\"",
+            "'",
+            "\\",
+            "$",
+            "${",
+            "}",
+            ":-",
+            ":?",
+            "[",
+            "]",
+            "[\"a\"]",
+            "/",
+            "..",
+            "-",
+            "80",
+            "99999999999",
+            "--interval=",
+            "1h",
+            "9e9s",
+            "NONE",
+            "CMD",
+            "A",
+            "ä",
+            "\u{2028}",
+            "\n",
+            "\t",
+            "1-65535",
+            "RTMIN+",
+        ];
+        let (mut state, mut taken) = (0x9e37_79b9_7f4a_7c15_u64, 0);
+        let mut below = |bound: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 16) as usize % bound
+        };
+        for _ in 0..20_000 {
+            let mut text = format!("{} ", parts[below(12)]);
+            for _ in 0..below(12) {
+                text.push_str(parts[below(parts.len())]);
+            }
+            match changed(json!({ "Env": ["A=1", "broken", "=x"], "Cmd": "odd", "Labels": {} }), &[&text]) {
+                Ok(after) => {
+                    assert!(after.to_string().len() < 4 << 20, "{text}");
+                    taken += 1;
+                }
+                Err(error) => assert!(!error.to_string().contains('\n'), "{text}"),
+            }
+        }
+        assert!(taken > 2000, "the generator makes changes: {taken}");
+    }
 }

@@ -87,6 +87,21 @@ fn damage_is_an_error_or_does_not_matter() {
                 None
             }
         };
+        // All of an archive, then: what is whole is named and stays, the rest is nothing that a collection leaves.
+        if let Source::OciArchive { path, .. } | Source::DockerArchive { path, .. } = &source {
+            for image in store.load(path, &platform()).unwrap_or_default() {
+                check_stored(&store, &image.manifest);
+                assert_eq!(
+                    store.find(image.id.as_ref()).expect("is listed").root,
+                    store.find(image.manifest.digest().as_ref()).expect("is listed").root
+                );
+            }
+        }
+        store.collect(&[]).unwrap_or_else(|error| panic!("seed {seed} round {round}: {error}"));
+        let problems = store.verify().expect("verifies").problems;
+        assert!(problems.is_empty(), "seed {seed} round {round}: {problems:?}");
+        let left = store.usage(&[]).expect("counts").unreachable;
+        assert_eq!(left.blobs, 0, "seed {seed} round {round}");
         if let (Some(wanted), Some(digest)) = (wanted, &digest) {
             assert_eq!(digest, wanted, "seed {seed} round {round}: {source}, {said}");
         }

@@ -118,7 +118,7 @@ impl Place {
         Self { files, manifest, config }
     }
 
-    fn load(&self, files: &Files, root: &Descriptor) -> bool {
+    fn load(files: &Files, root: &Descriptor) -> bool {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut files = files.clone();
         files.list(&[(None, root.clone())]);
@@ -129,7 +129,7 @@ impl Place {
     fn takes_manifest(&self, manifest: &Value) -> bool {
         let mut files = self.files.clone();
         let root = files.document(&MediaType::ImageManifest, manifest);
-        self.load(&files, &root)
+        Self::load(&files, &root)
     }
 
     fn takes_config(&self, config: &str) -> bool {
@@ -137,7 +137,7 @@ impl Place {
         let described = files.blob(MediaType::ImageConfig.as_ref(), config.as_bytes());
         let manifest = with(&self.manifest, "/config", serde_json::to_value(described).expect("JSON"));
         let root = files.document(&MediaType::ImageManifest, &manifest);
-        self.load(&files, &root)
+        Self::load(&files, &root)
     }
 }
 
@@ -228,7 +228,7 @@ fn indexes() {
             json!({ "schemaVersion": 2, "manifests": [entry], "annotations": { "com.example.key1": "value1" } });
         let mut files = files.clone();
         let root = files.document(&MediaType::ImageIndex, &index);
-        place.load(&files, &root)
+        Place::load(&files, &root)
     };
     assert!(takes(&entry));
     let cases = [
