@@ -1,10 +1,12 @@
 //! Moves images between a content store and archives: `archive save STORE docker|oci FILE NAME...`, `archive load STORE FILE`, `archive list STORE`,
-//! and changes them: `archive commit STORE NAME NEW CHANGE...`.
+//! and makes them: `archive commit STORE NAME NEW CHANGE...`, `archive import STORE TAR NEW`, `archive collect STORE`.
 
 use std::error::Error;
 use std::fs::File;
 
-use estiba_image::{Change, Commit, DockerArchive, Export, Image, Layout, OciArchive, Platform, Stored, short_id};
+use estiba_image::{
+    Change, Commit, DockerArchive, Export, Image, Layout, OciArchive, Platform, Stored, import_layer, short_id,
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -49,7 +51,16 @@ fn main() -> Result<(), Box<dyn Error>> {
             let image = Image::load(&store, &committed.manifest, &platform)?;
             println!("{}", String::from_utf8_lossy(image.raw_config()));
         }
-        _ => return Err("write: save STORE docker|oci FILE NAME..., load STORE FILE, list STORE, or commit STORE NAME NEW CHANGE...".into()),
+        ["import", store, tar, new] => {
+            let lease = Layout::open_or_create(store)?.lease()?;
+            let layer = import_layer(File::open(tar)?, &lease)?;
+            println!("{}", Commit { layer: Some(&layer), ..Commit::default() }.write(&lease, Some(&new.parse()?))?.id);
+        }
+        ["collect", store] => {
+            let collected = Layout::open(store)?.collect(&[])?;
+            println!("{} blobs, {} bytes", collected.blobs, collected.bytes);
+        }
+        _ => return Err("write: save STORE docker|oci FILE NAME..., load STORE FILE, list STORE, commit STORE NAME NEW CHANGE..., import STORE TAR NEW or collect STORE".into()),
     }
     Ok(())
 }

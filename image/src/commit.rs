@@ -73,9 +73,12 @@ pub struct Commit<'a> {
 
 impl Default for Commit<'_> {
     fn default() -> Self {
+        let host = Platform::host();
+        // An image does not need what this machine can do beyond its architecture; of arm the variants are architectures.
+        let variant = host.variant().filter(|_| host.architecture() == "arm");
         Self {
             parent: None,
-            platform: Platform::host(),
+            platform: Platform::new(host.os(), host.architecture(), variant),
             layer: None,
             settings: Settings::default(),
             changes: Vec::new(),

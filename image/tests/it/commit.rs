@@ -215,6 +215,9 @@ fn imports_a_root_file_system() {
     assert_eq!(image.platform().to_string(), "linux/arm/v7");
     assert_eq!(image.config().cmd().map(<[String]>::len), Some(3));
     assert_eq!(*image.descriptor().media_type(), MediaType::ImageManifest);
+    let platform = Commit::default().platform;
+    assert_eq!((platform.os(), platform.architecture()), ("linux", Platform::host().architecture()));
+    assert!(platform.architecture() == "arm" || platform.variant().is_none(), "{platform}");
 }
 
 fn imports_gzip_byte_by_byte() {
