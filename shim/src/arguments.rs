@@ -7,7 +7,8 @@ use estiba_runtime::ContainerId;
 
 use crate::error::{Error, Result};
 
-/// What a shim is told when it is started: `serve --id ID [--exit-file PATH] [--cgroup-root PATH] [-- COMMAND…]`.
+/// What a shim is told when it is started: `serve --id ID [--exit-file PATH] [--cgroup-root PATH] [--socket PATH]
+/// [--events ADDRESS --namespace NAME] [-- COMMAND…]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Arguments {
     /// The container.
@@ -16,6 +17,12 @@ pub(crate) struct Arguments {
     pub(crate) exit_file: Option<PathBuf>,
     /// Where the cgroup hierarchies are, if not where the system says.
     pub(crate) cgroup_root: Option<PathBuf>,
+    /// Where its socket is, if not in its folder.
+    pub(crate) socket: Option<PathBuf>,
+    /// Where containerd takes events. With it the shim lives until it is told to end.
+    pub(crate) events: Option<PathBuf>,
+    /// containerd's namespace.
+    pub(crate) namespace: Option<String>,
     /// What the shim becomes once its container is gone and nobody is connected.
     pub(crate) exit_command: Vec<OsString>,
 }
@@ -31,6 +38,7 @@ impl Arguments {
             verb => return Err(refuse("expected `serve`", verb.unwrap_or_default())),
         }
         let (mut id, mut exit_file, mut cgroup_root) = (None, None, None);
+        let (mut socket, mut events, mut namespace) = (None, None, None);
         while let Some(name) = arguments.next() {
             if name == "--" {
                 break;
@@ -44,20 +52,33 @@ impl Arguments {
                 }
                 Some("--exit-file") => exit_file = Some(PathBuf::from(value()?)),
                 Some("--cgroup-root") => cgroup_root = Some(PathBuf::from(value()?)),
+                Some("--socket") => socket = Some(PathBuf::from(value()?)),
+                Some("--events") => events = Some(PathBuf::from(value()?)),
+                Some("--namespace") => {
+                    namespace = Some(value()?.into_string().map_err(|text| refuse("not a namespace", text))?);
+                }
                 _ => return Err(refuse("unknown", name)),
             }
         }
         let id = id.ok_or_else(|| refuse("missing", "--id".into()))?;
-        Ok(Self { id, exit_file, cgroup_root, exit_command: arguments.collect() })
+        Ok(Self { id, exit_file, cgroup_root, socket, events, namespace, exit_command: arguments.collect() })
     }
 
     /// The arguments as [`parse`](Self::parse) reads them.
     pub(crate) fn to_vec(&self) -> Vec<OsString> {
         let mut list: Vec<OsString> = vec!["serve".into(), "--id".into(), self.id.as_str().into()];
-        for (name, value) in [("--exit-file", &self.exit_file), ("--cgroup-root", &self.cgroup_root)] {
+        for (name, value) in [
+            ("--exit-file", &self.exit_file),
+            ("--cgroup-root", &self.cgroup_root),
+            ("--socket", &self.socket),
+            ("--events", &self.events),
+        ] {
             if let Some(value) = value {
                 list.extend([name.into(), value.into()]);
             }
+        }
+        if let Some(namespace) = &self.namespace {
+            list.extend(["--namespace".into(), namespace.into()]);
         }
         if !self.exit_command.is_empty() {
             list.push("--".into());
@@ -81,9 +102,20 @@ mod tests {
             id: "c1".parse().expect("id"),
             exit_file: Some("/x/exit.json".into()),
             cgroup_root: Some("/cg".into()),
+            socket: Some("/s/1".into()),
+            events: Some("/e.sock".into()),
+            namespace: Some("default".into()),
             exit_command: vec!["/bin/estiba".into(), "--".into(), "cleanup".into()],
         };
-        let bare = Arguments { exit_file: None, cgroup_root: None, exit_command: Vec::new(), ..full.clone() };
+        let bare = Arguments {
+            exit_file: None,
+            cgroup_root: None,
+            socket: None,
+            events: None,
+            namespace: None,
+            exit_command: Vec::new(),
+            ..full.clone()
+        };
         for arguments in [full, bare] {
             assert_eq!(Arguments::parse(arguments.to_vec()).expect("parses"), arguments);
         }

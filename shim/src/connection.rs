@@ -79,6 +79,12 @@ impl Connection {
         }
     }
 
+    /// Sends bytes, as far as the other side takes them now.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.unsent.extend_from_slice(bytes);
+        self.send();
+    }
+
     /// Sends what the client takes now.
     pub(crate) fn send(&mut self) {
         while !self.unsent.is_empty() && !self.gone {

@@ -130,7 +130,7 @@ fn leave(mut server: Server, ending: Ending, lock: Flock<File>) -> Result<Infall
     let last = ending == Ending::Shutdown || command.is_empty();
     if last {
         // While clients still see it alive: afterwards the folder is theirs to remove.
-        let _ = std::fs::remove_file(SOCKET);
+        let _ = std::fs::remove_file(server.task.arguments().socket.as_deref().unwrap_or(Path::new(SOCKET)));
     }
     // The socket is closed first, so that whoever connects from now on is refused and not forgotten.
     drop(server);

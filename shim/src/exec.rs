@@ -5,6 +5,7 @@ use estiba_runtime::oci_spec::runtime::Process as Spec;
 
 use crate::output::Output;
 use crate::process::{Ended, Process};
+use crate::proto::events::{TaskExecAdded, TaskExecStarted};
 use crate::proto::{self, Code, ExecProcessRequest, Status, TaskStatus};
 use crate::refusal::refuse;
 use crate::streams::{Ends, Places, Streams};
@@ -116,7 +117,9 @@ impl Task {
         };
         let (streams, ends) = Streams::open(places).map_err(|error| Status::from(&error))?;
         let waiting = Some(Waiting { spec, streams, ends });
+        let (container_id, exec_id) = (request.id.clone(), request.exec_id.clone());
         container.execs.push(Exec { number, request, owner: Some(client), waiting, process: None, settled: false });
+        self.publish(&TaskExecAdded { container_id, exec_id });
         Ok(proto::Empty {})
     }
 
@@ -139,6 +142,7 @@ impl Task {
             Ok(process) => {
                 let pid = process.pid as u32;
                 container.exec(exec_id)?.process = Some(process);
+                self.publish(&TaskExecStarted { container_id: own.to_string(), exec_id: exec_id.to_owned(), pid });
                 Ok(proto::StartResponse { pid })
             }
             Err(status) => {
@@ -168,13 +172,16 @@ impl Container {
         Ok((pid, ended))
     }
 
-    /// Returns the names of those that have ended and whose output is handed on since the last time.
-    pub(crate) fn settle_execs(&mut self) -> Vec<String> {
+    /// Returns the names of those that have ended and whose output is handed on since the last time, with their pids and ends.
+    pub(crate) fn settle_execs(&mut self) -> Vec<(String, u32, Ended)> {
         let mut told = Vec::new();
         for exec in self.execs.iter_mut().filter(|exec| !exec.settled) {
-            if exec.process.as_mut().is_some_and(Process::is_settled) {
+            let Some(process) = exec.process.as_mut() else { continue };
+            if process.is_settled()
+                && let Some(ended) = process.ended
+            {
                 exec.settled = true;
-                told.push(exec.request.exec_id.clone());
+                told.push((exec.request.exec_id.clone(), process.pid as u32, ended));
             }
         }
         told

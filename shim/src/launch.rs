@@ -169,34 +169,47 @@ impl Launch {
     }
 
     fn start(&self, listener: UnixListener) -> Result<Child> {
-        let log = self.bundle_dir.join(LOG);
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&log);
-        let file = file.map_err(|error| Error::file("open", &log, error))?;
         let arguments = Arguments {
             id: self.id.clone(),
             exit_file: self.exit_file.clone(),
             cgroup_root: self.cgroup_root.clone(),
+            socket: None,
+            events: None,
+            namespace: None,
             exit_command: self.exit_command.clone(),
         };
-        let sealed = self.program.sealed();
-        let path = match &sealed {
-            Some(tree) => PathBuf::from(format!("/proc/self/fd/{}", tree.as_fd().as_raw_fd())),
-            None => self.program.path().to_owned(),
-        };
-        let mut command = Command::new(path);
-        command
-            .arg0(match &self.program {
-                Program::Path(path) => path.as_os_str(),
-                Program::Reexec => OsStr::new(REEXEC_NAME),
-            })
-            .args(arguments.to_vec())
-            .env_clear()
-            .envs(["PATH", "XDG_RUNTIME_DIR"].iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
-            .current_dir(&self.bundle_dir)
-            .stdin(OwnedFd::from(listener))
-            .stdout(Stdio::null())
-            .stderr(file);
-        // The command keeps its copies of the descriptors until it is dropped.
-        command.spawn().map_err(|source| Error::Spawn { program: self.program.path().to_owned(), source })
+        serve_elsewhere(&self.program, &arguments, &self.bundle_dir, listener)
     }
+}
+
+/// Starts a program as a shim in `folder`, with a socket that listens. It forks the shim and ends.
+pub(crate) fn serve_elsewhere(
+    program: &Program,
+    arguments: &Arguments,
+    folder: &Path,
+    listener: UnixListener,
+) -> Result<Child> {
+    let log = folder.join(LOG);
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&log);
+    let file = file.map_err(|error| Error::file("open", &log, error))?;
+    let sealed = program.sealed();
+    let path = match &sealed {
+        Some(tree) => PathBuf::from(format!("/proc/self/fd/{}", tree.as_fd().as_raw_fd())),
+        None => program.path().to_owned(),
+    };
+    let mut command = Command::new(path);
+    command
+        .arg0(match program {
+            Program::Path(path) => path.as_os_str(),
+            Program::Reexec => OsStr::new(REEXEC_NAME),
+        })
+        .args(arguments.to_vec())
+        .env_clear()
+        .envs(["PATH", "XDG_RUNTIME_DIR"].iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+        .current_dir(folder)
+        .stdin(OwnedFd::from(listener))
+        .stdout(Stdio::null())
+        .stderr(file);
+    // The command keeps its copies of the descriptors until it is dropped.
+    command.spawn().map_err(|source| Error::Spawn { program: program.path().to_owned(), source })
 }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod arguments;
+mod bootstrap;
 mod client;
 pub mod codec;
 mod connection;
@@ -16,6 +17,7 @@ mod moment;
 mod output;
 mod process;
 pub mod proto;
+mod publisher;
 mod refusal;
 mod runtimes;
 mod server;
@@ -24,6 +26,7 @@ mod streams;
 mod sys;
 mod task;
 
+pub use bootstrap::bootstrap;
 pub use client::Client;
 pub use daemon::{LOCK, LOG, REEXEC_NAME, SOCKET, reexec, reexec_with, serve_from_args, serve_with};
 pub use error::{Error, Result};

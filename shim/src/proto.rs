@@ -7,6 +7,7 @@
 mod attachment;
 pub mod cgroups_v1;
 pub mod cgroups_v2;
+pub mod events;
 mod options;
 mod task;
 
@@ -14,10 +15,18 @@ pub use attachment::*;
 pub use options::{ProcessDetails, RuncOptions};
 pub use task::*;
 
+use self::events::ForwardRequest;
+
 use prost::Message;
 
 /// The name of the service that a shim serves.
 pub const TASK_SERVICE: &str = "containerd.task.v2.Task";
+
+/// The name of the same service in version 3, which differs in nothing but its name.
+pub const TASK_SERVICE_V3: &str = "containerd.task.v3.Task";
+
+/// The name of containerd's service that takes events.
+pub const EVENTS_SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
 
 /// The name of the service of our own beside it, which containerd's shims do not have.
 pub const SHIM_SERVICE: &str = "estiba.shim.v1.Shim";
@@ -49,6 +58,11 @@ calls! {
     SHIM_SERVICE, SHIM_METHODS,
     AttachRequest => "Attach" => AttachResponse,
     DetachRequest => "Detach" => Empty,
+}
+
+calls! {
+    EVENTS_SERVICE, EVENT_METHODS,
+    ForwardRequest => "Forward" => Empty,
 }
 
 calls! {

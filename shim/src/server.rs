@@ -15,7 +15,8 @@ use crate::codec::{self, Frame, Kind};
 use crate::connection::Connection;
 use crate::error::{Error, Result};
 use crate::output::NAMED;
-use crate::proto::{self, Code, SHIM_SERVICE, Status, TASK_SERVICE};
+use crate::proto::{self, Code, SHIM_SERVICE, Status, TASK_SERVICE, TASK_SERVICE_V3};
+use crate::publisher::Publisher;
 use crate::refusal::refuse;
 use crate::sys;
 use crate::task::{TICK, Task};
@@ -38,6 +39,9 @@ const SMALL: Duration = Duration::from_secs(20);
 /// How long the last answers may take to be read.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How long a shim that containerd started waits for it to connect.
+const FIRST_CLIENT: Duration = Duration::from_secs(60);
+
 /// Why the loop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
@@ -57,6 +61,7 @@ enum Source {
     /// An output of a process, by the process's number and its own, or one of the sinks it leads to.
     Output(u64, usize, Option<u64>),
     Input(u64),
+    Publisher,
 }
 
 /// The shim's state.
@@ -73,6 +78,7 @@ pub(crate) struct Server {
     shutdown: Option<Instant>,
     /// When code that is not used now was given back, unless much was done since.
     small: Option<Instant>,
+    started: Instant,
     scratch: Vec<u8>,
 }
 
@@ -87,6 +93,7 @@ impl Server {
             parked: HashMap::new(),
             shutdown: None,
             small: None,
+            started: Instant::now(),
             scratch: vec![0; SCRATCH],
         }
     }
@@ -94,6 +101,9 @@ impl Server {
     /// Serves until there is nothing left to do.
     pub(crate) fn run(&mut self) -> Result<Ending> {
         loop {
+            if let Some(publisher) = &mut self.task.publisher {
+                publisher.advance(PollFlags::empty(), &mut self.scratch);
+            }
             let told = self.task.settle();
             for name in &told {
                 self.answer_parked(name);
@@ -127,8 +137,16 @@ impl Server {
 
     fn ending(&mut self) -> Option<Ending> {
         if let Some(since) = self.shutdown {
-            let said = self.connections.iter().all(Connection::is_flushed) || since.elapsed() >= FAREWELL;
+            let published = self.task.publisher.as_ref().is_none_or(Publisher::is_done);
+            let said = published && self.connections.iter().all(Connection::is_flushed) || since.elapsed() >= FAREWELL;
             return said.then_some(Ending::Shutdown);
+        }
+        if self.task.publisher.is_some() && (self.next_number > 0 || self.started.elapsed() < FIRST_CLIENT) {
+            // containerd comes back after a restart, and says when it is over.
+            return None;
+        }
+        if self.task.publisher.is_some() {
+            return Some(Ending::Abandoned);
         }
         // Before the first client there is nothing to be abandoned by.
         if self.next_number == 0 || !self.connections.is_empty() || self.task.is_needed() {
@@ -169,6 +187,13 @@ impl Server {
             }
         }
         patience = self.task.patience().into_iter().chain(patience).min();
+        if let Some(publisher) = &self.task.publisher {
+            if let Some((fd, flags)) = publisher.interest() {
+                add(Source::Publisher, fd, flags);
+            }
+            let first = (self.next_number == 0).then_some(FIRST_CLIENT);
+            patience = publisher.patience().into_iter().chain(first).chain(patience).min();
+        }
         if self.shutdown.is_some() {
             patience = Some(TICK);
         }
@@ -185,6 +210,11 @@ impl Server {
     fn handle(&mut self, source: Source, flags: PollFlags) {
         match source {
             Source::Listener => self.accept(),
+            Source::Publisher => {
+                if let Some(publisher) = &mut self.task.publisher {
+                    publisher.advance(flags, &mut self.scratch);
+                }
+            }
             Source::Child => {
                 let _ = self.wake.read();
                 self.reap();
@@ -310,7 +340,9 @@ impl Server {
             Err(error) => return Some(Err(Status::from(&error))),
         };
         match request.service.as_str() {
-            TASK_SERVICE => self.call(number, frame.stream, &request.method, &request.payload).transpose(),
+            TASK_SERVICE | TASK_SERVICE_V3 => {
+                self.call(number, frame.stream, &request.method, &request.payload).transpose()
+            }
             SHIM_SERVICE => Some(self.call_own(&request.method, &request.payload)),
             other => Some(Err(refuse(Code::Unimplemented, format!("service {other} is not served here")))),
         }

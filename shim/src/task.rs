@@ -18,7 +18,9 @@ use crate::error::{Error, Result};
 use crate::exec::Exec;
 use crate::output::{NAMED, Output};
 use crate::process::{self, Ended};
+use crate::proto::events::{TaskCreate, TaskDelete, TaskEvent, TaskIo, TaskPaused, TaskResumed, TaskStart};
 use crate::proto::{self, Code, Status, TaskStatus};
+use crate::publisher::Publisher;
 use crate::refusal::refuse;
 use crate::runtimes::Runtimes;
 use crate::streams::Streams;
@@ -46,6 +48,8 @@ pub(crate) struct Task {
     deleted: Option<Ended>,
     /// The runtimes of the embedding program.
     runtimes: Runtimes,
+    /// Tells containerd of what happens, if it is containerd's shim.
+    pub(crate) publisher: Option<Publisher>,
     /// How the container ended, as long as that cannot be written.
     unwritten: Option<Unwritten>,
     /// The number of the process that was added last.
@@ -91,7 +95,12 @@ enum Stage {
 
 impl Task {
     pub(crate) fn new(arguments: Arguments, folder: PathBuf, runtimes: Runtimes) -> Self {
+        let publisher = arguments
+            .events
+            .clone()
+            .map(|address| Publisher::new(address, arguments.namespace.clone().unwrap_or_default()));
         Self {
+            publisher,
             arguments,
             folder,
             container: None,
@@ -175,7 +184,21 @@ impl Task {
         let options = runtime_options(request.options.as_ref())?;
         let container = self.create_container(request, &options).map_err(|error| Status::from(&error))?;
         let pid = container.process.pid as u32;
+        let given = &container.request;
+        let event = TaskCreate {
+            container_id: self.arguments.id.to_string(),
+            bundle: given.bundle.clone(),
+            rootfs: given.rootfs.clone(),
+            io: Some(TaskIo {
+                stdin: given.stdin.clone(),
+                stdout: given.stdout.clone(),
+                stderr: given.stderr.clone(),
+                terminal: given.terminal,
+            }),
+            pid,
+        };
         self.container = Some(container);
+        self.publish(&event);
         Ok(proto::CreateTaskResponse { pid })
     }
 
@@ -191,7 +214,9 @@ impl Task {
         container.process.streams.outputs.iter_mut().for_each(Output::release);
         container.runtime.start(&id).map_err(|source| failed("start", &id, source))?;
         container.stage = Stage::Started;
-        Ok(proto::StartResponse { pid: container.process.pid as u32 })
+        let pid = container.process.pid as u32;
+        self.publish(&TaskStart { container_id: id.to_string(), pid });
+        Ok(proto::StartResponse { pid })
     }
 
     pub(crate) fn state(&mut self, request: &proto::StateRequest) -> Answer<proto::StateResponse> {
@@ -315,6 +340,12 @@ impl Task {
             container.runtime.resume(&own).map_err(|source| failed("resume", &own, source))?;
         }
         container.paused = paused;
+        let container_id = own.to_string();
+        if paused {
+            self.publish(&TaskPaused { container_id });
+        } else {
+            self.publish(&TaskResumed { container_id });
+        }
         Ok(proto::Empty {})
     }
 
@@ -389,11 +420,12 @@ impl Task {
         } else {
             container.delete_exec(&request.exec_id)?
         };
-        Ok(proto::DeleteResponse {
-            pid,
-            exit_status: ended.map_or(0, |ended| ended.status.code() as u32),
-            exited_at: ended.map(|ended| ended.at.into()),
-        })
+        let exit_status = ended.map_or(0, |ended| ended.status.code() as u32);
+        let exited_at = ended.map(|ended| ended.at.into());
+        if request.exec_id.is_empty() {
+            self.publish(&TaskDelete { container_id: id.to_string(), pid, exit_status, exited_at, id: String::new() });
+        }
+        Ok(proto::DeleteResponse { pid, exit_status, exited_at })
     }
 
     pub(crate) fn connect(&mut self, request: &proto::ConnectRequest) -> Answer<proto::ConnectResponse> {
@@ -403,6 +435,13 @@ impl Task {
             task_pid: self.container.as_ref().map_or(0, |container| container.process.pid as u32),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         })
+    }
+
+    /// Tells containerd of an event, if it is containerd's shim.
+    pub(crate) fn publish(&mut self, event: &impl TaskEvent) {
+        if let Some(publisher) = &mut self.publisher {
+            publisher.publish(event);
+        }
     }
 
     /// The number of the next process that is added.

@@ -1,7 +1,8 @@
 //! `containerd-shim-estiba-v2`: the Estiba shim as a small static binary.
 //!
 //! `serve --id ID [--exit-file PATH] [--cgroup-root PATH] [-- EXIT COMMAND…]`, with the listening socket as standard input and
-//! the bundle's folder as working directory, is how `estiba_shim::Launch` starts it.
+//! the bundle's folder as working directory, is how `estiba_shim::Launch` starts it. `-namespace NAME -id ID … start` is how containerd
+//! does: `ctr run --runtime io.containerd.estiba.v2` finds it under this name in containerd's `PATH`.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -18,12 +19,11 @@ fn main() -> ExitCode {
             "usage: containerd-shim-estiba-v2 serve --id ID [--exit-file PATH] \
              [--cgroup-root PATH] [-- EXIT COMMAND...]\n\
              The listening socket is standard input, the bundle the working directory. Programs start it: see the crate \
-             estiba-shim."
+             estiba-shim.\n\
+             or: containerd-shim-estiba-v2 -namespace NAME -address SOCKET -id ID [-bundle PATH] start|delete\n\
+             Containerd starts it so, for the runtime io.containerd.estiba.v2."
         }
-        Some(_) => {
-            "containerd-shim-estiba-v2: unknown command; the one it knows is `serve` (see --help). Being started \
-             by containerd (-namespace ... start) is not supported yet."
-        }
+        Some(_) => return estiba_shim::bootstrap(arguments),
     };
     let _ = writeln!(io::stderr(), "{answer}");
     ExitCode::from(2)

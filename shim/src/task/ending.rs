@@ -10,6 +10,7 @@ use crate::daemon::log;
 use crate::error::{Error, Result, chain};
 use crate::exit::ExitRecord;
 use crate::process::Ended;
+use crate::proto::events::{TaskExit, TaskOOM};
 
 /// How long a killed process may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -63,25 +64,35 @@ impl Task {
         self.write_again();
         let Some(container) = &mut self.container else { return Vec::new() };
         let mut told = container.settle_execs();
-        if container.stage == Stage::Stopped || !container.process.is_settled() {
-            return told;
-        }
-        let Some(ended) = container.process.ended else { return told };
-        if let (Stage::Started, Some(path)) = (container.stage, &self.arguments.exit_file) {
-            let process = &container.process;
-            let record = ExitRecord::new(process.pid, process.start_time, ended.status, ended.oom_killed, ended.at);
-            if let Err(error) = record.write(path) {
-                // Those who wait are told all the same: they can learn it nowhere else now.
-                log(&format!("{}: it is tried again", chain(&error)));
-                let now = Instant::now();
-                self.unwritten = Some(Unwritten { record, since: now, next: now + AGAIN });
+        if container.stage != Stage::Stopped
+            && container.process.is_settled()
+            && let Some(ended) = container.process.ended
+        {
+            if let (Stage::Started, Some(path)) = (container.stage, &self.arguments.exit_file) {
+                let process = &container.process;
+                let record = ExitRecord::new(process.pid, process.start_time, ended.status, ended.oom_killed, ended.at);
+                if let Err(error) = record.write(path) {
+                    // Those who wait are told all the same: they can learn it nowhere else now.
+                    log(&format!("{}: it is tried again", chain(&error)));
+                    let now = Instant::now();
+                    self.unwritten = Some(Unwritten { record, since: now, next: now + AGAIN });
+                }
             }
+            container.stage = Stage::Stopped;
+            // What was not started never will be.
+            container.execs.retain(|exec| exec.process.is_some());
+            told.push((String::new(), container.process.pid as u32, ended));
         }
-        container.stage = Stage::Stopped;
-        // What was not started never will be.
-        container.execs.retain(|exec| exec.process.is_some());
-        told.push(String::new());
-        told
+        for (name, pid, ended) in &told {
+            let container_id = self.arguments.id.to_string();
+            if ended.oom_killed {
+                self.publish(&TaskOOM { container_id: container_id.clone() });
+            }
+            let id = if name.is_empty() { container_id.clone() } else { name.clone() };
+            let exit_status = ended.status.code() as u32;
+            self.publish(&TaskExit { container_id, id, pid: *pid, exit_status, exited_at: Some(ended.at.into()) });
+        }
+        told.into_iter().map(|(name, ..)| name).collect()
     }
 
     /// Tries again to write the exit record, if it is time to.
