@@ -151,12 +151,14 @@ fn serve(
         namespace: Some(order.namespace.clone()),
         exit_command: Vec::new(),
     };
-    let place = folder.join(ADDRESS);
-    let address = format!("unix://{}", socket.display());
-    std::fs::write(&place, address).map_err(|error| Error::file("write", &place, error))?;
     let mut first = serve_elsewhere(&Program::Reexec, &arguments, folder, listener)?;
     let status = first.wait().map_err(|error| Error::system("wait for the shim", error))?;
-    if status.success() { Ok(()) } else { Err(Error::EarlyExit { status, log: log_tail(&folder.join(LOG)) }) }
+    if !status.success() {
+        return Err(Error::EarlyExit { status, log: log_tail(&folder.join(LOG)) });
+    }
+    let place = folder.join(ADDRESS);
+    let address = format!("unix://{}", socket.display());
+    std::fs::write(&place, address).map_err(|error| Error::file("write", &place, error))
 }
 
 /// A place for a socket near containerd's own that nobody has used before; the bundle's folder is too deep for one.

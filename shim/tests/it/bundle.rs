@@ -59,7 +59,7 @@ fn copy_path() -> PathBuf {
 }
 
 /// The cgroup that holds those of this process's containers.
-fn cgroup_parent() -> String {
+pub(crate) fn cgroup_parent() -> String {
     format!("estiba-test-{}", std::process::id())
 }
 

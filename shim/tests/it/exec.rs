@@ -46,7 +46,7 @@ fn process(arguments: &[&str]) -> Process {
     serde_json::from_value(text).expect("a process")
 }
 
-fn script(text: &str) -> Process {
+pub(crate) fn script(text: &str) -> Process {
     process(&["sh", "-c", text])
 }
 

@@ -3,9 +3,10 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 
-use estiba_shim::proto::{Any, CreateTaskRequest, Mount, RuncOptions};
+use estiba_shim::proto::{Any, CreateTaskRequest, ExecProcessRequest, Mount, RuncOptions, TaskStatus};
 
 use crate::bundle::{Bundle, blocking, drain, eventually};
+use crate::exec::script;
 use crate::{Case, Outcome};
 
 /// Debian's.
@@ -17,6 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     ("external_has_a_terminal", external_has_a_terminal),
     ("external_misses_a_program_with_127", external_misses_a_program_with_127),
     ("external_that_is_absent_is_named", external_that_is_absent_is_named),
+    ("external_adds_processes_and_pauses", external_adds_processes_and_pauses),
 ];
 
 /// What the machine lacks for these tests.
@@ -118,5 +120,41 @@ fn external_that_is_absent_is_named() -> Outcome {
     assert_eq!(error.exit_code(), 125, "{error}");
     client.shutdown()?;
     bundle.assert_gone();
+    Ok(())
+}
+
+fn external_adds_processes_and_pauses() -> Outcome {
+    let bundle = Bundle::new(&["sleep", "1000"]);
+    let mut client = bundle.spawn();
+    client.create(request(&bundle, "", ""))?;
+    client.start()?;
+    let (path, reader) = bundle.fifo("added");
+    let named = |name: &str| ExecProcessRequest { exec_id: name.to_owned(), ..ExecProcessRequest::default() };
+    client.exec(ExecProcessRequest { stdout: path, ..named("e1") }, &script("echo added; exit 5"))?;
+    let added = drain(blocking(reader));
+    client.start_exec("e1")?;
+    assert_eq!(client.wait_exec("e1")?.exit_status, 5);
+    assert_eq!(added.join().expect("stdout"), b"added\n");
+    let mut spec = script("stty size; exit 6");
+    spec.set_terminal(Some(true));
+    let (path, reader) = bundle.fifo("terminal");
+    client.exec(ExecProcessRequest { stdout: path, ..named("e2") }, &spec)?;
+    client.start_exec("e2")?;
+    let output = drain(blocking(reader));
+    assert_eq!(client.wait_exec("e2")?.exit_status, 6);
+    assert!(String::from_utf8(output.join().expect("stdout"))?.ends_with("\r\n"));
+    client.exec(named("e3"), &script("exec nope"))?;
+    client.start_exec("e3")?;
+    assert_eq!(client.wait_exec("e3")?.exit_status, 127);
+    client.exec(named("e4"), &script("sleep 1000"))?;
+    client.start_exec("e4")?;
+    client.pause()?;
+    assert_eq!(client.state()?.status(), TaskStatus::Paused);
+    client.resume()?;
+    assert!(client.stats()?.pids.current >= 2);
+    client.kill(9)?;
+    assert_eq!(client.wait()?.exit_status, 137);
+    assert_eq!(client.wait_exec("e4")?.exit_status, 137);
+    bundle.finish(&mut client);
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
-use estiba_shim::proto::{Any, Code, RuncOptions, TaskStatus};
+use estiba_shim::proto::{Any, AttachRequest, Code, ExecProcessRequest, RuncOptions, TaskStatus};
 use estiba_shim::{Client, Error};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -102,6 +102,28 @@ fn our_client_drives_the_shim_of_containerd() -> Outcome {
     assert_eq!((state.pid, state.status(), state.id.as_str()), (pid, TaskStatus::Created, bundle.id()));
     assert_eq!(client.start()?, pid);
     assert_eq!(client.pids()?, [pid]);
+    let (path, reader) = bundle.fifo("added");
+    // Containerd's own shim wants both outputs.
+    let (complaints, _complaints) = bundle.fifo("complaints");
+    let names = ExecProcessRequest { exec_id: "e1".into(), stdout: path, ..ExecProcessRequest::default() };
+    let request = ExecProcessRequest { stderr: complaints, ..names };
+    client.exec(request, &crate::exec::script("echo added; exit 5"))?;
+    let added = drain(blocking(reader));
+    assert!(client.start_exec("e1")? > 0);
+    assert_eq!(client.wait_exec("e1")?.exit_status, 5);
+    assert_eq!(added.join().expect("stdout"), b"added\n");
+    assert_eq!(client.delete_exec("e1")?.exit_status, 5);
+    client.pause()?;
+    assert_eq!(client.state()?.status(), TaskStatus::Paused);
+    client.resume()?;
+    let limits = serde_json::json!({ "pids": { "limit": 30 }, "memory": { "limit": 64 << 20 } });
+    client.update(&serde_json::from_value(limits)?)?;
+    let stats = client.stats()?;
+    assert_eq!((stats.pids.limit, stats.pids.current), (Some(30), 1), "{stats:?}");
+    assert_eq!(stats.memory.limit, Some(64 << 20), "{stats:?}");
+    assert!(stats.cpu.usage > 0 && stats.memory.usage > 0, "{stats:?}");
+    let error = client.attach(AttachRequest::default()).expect_err("it does not know that");
+    assert_eq!(error.code(), Some(Code::Unimplemented), "{error}");
     fs::write(&stdin_path, "line\n")?;
     let end = client.wait()?;
     assert_eq!(end.exit_status, 7);

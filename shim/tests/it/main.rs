@@ -4,6 +4,7 @@
 
 mod attach;
 mod bundle;
+mod containerd;
 mod exec;
 mod external;
 mod faults;
@@ -29,6 +30,11 @@ fn main() {
         Box::new(estiba_runtime::Native::new(state_root))
     });
     estiba_shim::reexec_with(&runtimes);
+    if std::env::args().any(|argument| argument == "-namespace") {
+        // containerd starts a shim.
+        let status = estiba_shim::bootstrap(std::env::args_os().skip(1));
+        std::process::exit(i32::from(status != std::process::ExitCode::SUCCESS));
+    }
     faults::play_client();
     logs::play_follower();
     let arguments = Arguments::from_args();
@@ -47,6 +53,9 @@ fn main() {
     }
     for (name, run) in external::CASES {
         trials.push(trial(name, *run, missing.or_else(external::missing)));
+    }
+    for (name, run) in containerd::CASES {
+        trials.push(trial(name, *run, missing.or_else(containerd::missing)));
     }
     for (name, run) in interop::CASES {
         trials.push(trial(name, *run, missing.or_else(interop::missing)));

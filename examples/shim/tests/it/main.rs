@@ -48,7 +48,9 @@ fn it_says_what_it_is() {
     for (arguments, expected) in [
         (&["--help"][..], "usage: "),
         (&[], "usage: "),
-        (&["-namespace", "x", "-id", "y", "start"], "not supported yet"),
+        (&["-namespace", "x", "-id", "a/b", "start"], "a/b"),
+        (&["-namespace", "x", "-id", "y", "restart"], "restart"),
+        (&["-nonsense", "x"], "-nonsense"),
         (&["serve"], "--id"),
         (&["serve", "--id", "a/b"], "a/b"),
         (&["serve", "--id", "a"], "standard input"),
