@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::embedded::EngineCall;
 use crate::floor::Network;
 use crate::report::{Outcome, Row, Table};
 use crate::station::{Answer, Request, Sample, Start, Station};
@@ -23,21 +24,28 @@ pub(crate) struct Contender {
 pub(crate) enum Action {
     /// A whole process. `{id}` in an argument stands for a name that no other run has.
     Process(Vec<String>),
+    /// Whole processes one after the other, whose times are added.
+    Steps(Vec<Vec<String>>),
+    /// The same process many times at once, until the last has ended.
+    AtOnce { argv: Vec<String>, count: usize },
     /// The kernel's floor.
     Floor { rootfs: PathBuf, network: Network },
     /// Calls of estiba-runtime on a bundle.
     Library { bundle: PathBuf, state: PathBuf },
+    /// Calls of estiba-engine in a program that stays up.
+    Engine(EngineCall),
     /// It cannot run here, and why.
     Absent(String),
 }
 
 impl Action {
     fn request(&self, id: &str, start: Start) -> Option<Request> {
+        let named = |argv: &[String]| argv.iter().map(|argument| argument.replace("{id}", id)).collect::<Vec<_>>();
         match self {
-            Self::Process(argv) => {
-                let argv = argv.iter().map(|argument| argument.replace("{id}", id)).collect();
-                Some(Request::Run { argv, start })
-            }
+            Self::Process(argv) => Some(Request::Run { argv: named(argv), start }),
+            Self::Steps(steps) => Some(Request::Steps { steps: steps.iter().map(|argv| named(argv)).collect() }),
+            Self::AtOnce { argv, count } => Some(Request::AtOnce { argv: argv.clone(), count: *count }),
+            Self::Engine(call) => Some(Request::Engine(call.clone())),
             Self::Floor { rootfs, network } => Some(Request::Floor { rootfs: rootfs.clone(), network: *network }),
             Self::Library { bundle, state } => {
                 Some(Request::Library { bundle: bundle.clone(), state: state.clone(), id: id.to_owned() })
@@ -50,6 +58,9 @@ impl Action {
     pub(crate) fn command(&self) -> String {
         match self {
             Self::Process(argv) => argv.join(" "),
+            Self::Steps(steps) => steps.iter().map(|argv| argv.join(" ")).collect::<Vec<_>>().join(" && "),
+            Self::AtOnce { argv, count } => format!("{count} times at once: {}", argv.join(" ")),
+            Self::Engine(call) => format!("in process, {call:?}"),
             Self::Floor { network, .. } => format!("in process, network namespace: {network:?}"),
             Self::Library { bundle, .. } => format!("in process, {}", bundle.display()),
             Self::Absent(_) => String::new(),

@@ -18,9 +18,9 @@ const IMAGE: &str = "localhost/estiba-bench:latest";
 /// An engine that has the image, ready to run it.
 #[derive(Debug, Clone)]
 pub(crate) struct Engine {
-    name: &'static str,
-    program: Result<PathBuf, String>,
-    station: usize,
+    pub(crate) name: &'static str,
+    pub(crate) program: Result<PathBuf, String>,
+    pub(crate) station: usize,
     /// Options before the command.
     globals: Vec<String>,
     /// Options of `run`, and the image.
@@ -28,6 +28,17 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
+    /// A command and its words, with the options of all commands.
+    pub(crate) fn words(&self, words: &[&str]) -> Vec<String> {
+        self.globals.iter().cloned().chain(words.iter().map(|word| (*word).to_owned())).collect()
+    }
+
+    /// `create` or `run` with these options and this command in the image.
+    pub(crate) fn container(&self, before: &[&str], after: &[&str]) -> Vec<String> {
+        let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        [self.words(before), self.run.clone(), words(after)].concat()
+    }
+
     fn arguments(&self, before: &[&str], after: &[&str]) -> Vec<String> {
         let words = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         [self.globals.clone(), words(&["run", "--rm"]), words(before), self.run.clone(), words(after)].concat()
@@ -69,7 +80,7 @@ impl Yard {
                     }
                 }
                 Action::Absent(reason) => Outcome::Absent { reason },
-                Action::Floor { .. } | Action::Library { .. } => continue,
+                _ => continue,
             };
             let place = self.stations[engine.station].place().name();
             rows.push(Row { name: contender.name, version: contender.version, place, command, outcome });
@@ -79,12 +90,12 @@ impl Yard {
     }
 
     /// By what a shim of this run is told from others on the machine: its command line names our folder.
-    fn marks(&self) -> Vec<String> {
+    pub(crate) fn marks(&self) -> Vec<String> {
         vec![text(&self.work)]
     }
 
     /// All engines in all places; they are prepared once.
-    fn engines(&mut self) -> io::Result<Vec<Engine>> {
+    pub(crate) fn engines(&mut self) -> io::Result<Vec<Engine>> {
         if let Some(engines) = &self.engines {
             return Ok(engines.clone());
         }

@@ -43,7 +43,7 @@ impl Library {
 }
 
 /// An error and all that it came from, in one line.
-fn told(error: impl std::error::Error) -> io::Error {
+pub(crate) fn told(error: impl std::error::Error) -> io::Error {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -15,6 +15,8 @@ use crate::station::Station;
 
 mod bundle;
 mod contender;
+mod crowd;
+mod embedded;
 mod engines;
 mod floor;
 mod library;
@@ -38,6 +40,9 @@ struct Arguments {
     /// How often each contender runs
     #[arg(long, default_value_t = 30)]
     rounds: usize,
+    /// How many containers there are for the row `ps`
+    #[arg(long, default_value_t = 1000)]
+    containers: usize,
     /// How often each runs for its peak memory
     #[arg(long, default_value_t = 5)]
     peaks: usize,
@@ -116,6 +121,7 @@ fn measure(arguments: &Arguments) -> io::Result<()> {
         stations,
         docker: if arguments.docker { Docker::Start } else { Docker::Leave },
         rounds: (arguments.rounds, arguments.peaks),
+        containers: arguments.containers,
         engines: None,
     };
     let all = RowName::value_variants();

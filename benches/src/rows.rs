@@ -26,8 +26,22 @@ pub(crate) enum RowName {
     LibraryBare,
     /// ENGINE run --rm --network none IMAGE true, whole process
     Engine,
+    /// ENGINE run -d of `sleep`, and rm -f of it: two processes
+    RunDetached,
+    /// ENGINE exec of `true` in a running container
+    Exec,
+    /// ENGINE ps -a with 1,000 containers
+    Ps,
+    /// 40 of the row `engine` at once
+    AtOnce,
+    /// 200 of them
+    Crowd,
+    /// The row `engine` by calls of estiba-engine, in a program that stays up
+    EngineLibrary,
     /// The memory of what stays beside each running container
     Shim,
+    /// The memory of what stays besides: a monitor or a daemon
+    Daemon,
 }
 
 /// What the rows are made from.
@@ -44,6 +58,8 @@ pub(crate) struct Yard {
     pub(crate) docker: Docker,
     /// How often each contender runs for time, and how often for its peak memory.
     pub(crate) rounds: (usize, usize),
+    /// How many containers there are for the row `ps`.
+    pub(crate) containers: usize,
     /// The engines, once they were prepared.
     pub(crate) engines: Option<Vec<Engine>>,
 }
@@ -64,7 +80,14 @@ impl Yard {
             RowName::Library => self.library("library", Kind::Usual)?,
             RowName::LibraryBare => self.library("library-bare", Kind::Bare)?,
             RowName::Engine => self.engine()?,
+            RowName::RunDetached => self.run_detached()?,
+            RowName::Exec => return self.exec(),
+            RowName::Ps => return self.ps(),
+            RowName::AtOnce => return self.at_once("at-once", 40),
+            RowName::Crowd => return self.at_once("crowd", 200),
+            RowName::EngineLibrary => self.engine_library()?,
             RowName::Shim => return self.shim(),
+            RowName::Daemon => return self.daemon(),
         };
         group.measure(&mut self.stations, self.rounds.0, self.rounds.1)
     }

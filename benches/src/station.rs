@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::embedded::{Embedded, EngineCall};
 use crate::floor::{Floor, Network};
 use crate::library::Library;
 use crate::place::Place;
@@ -25,6 +26,12 @@ pub(crate) enum Request {
     Find { program: String },
     /// Run a program to its end.
     Run { argv: Vec<String>, start: Start },
+    /// Run programs one after the other, each to its end.
+    Steps { steps: Vec<Vec<String>> },
+    /// Run a program many times at once, to the end of the last.
+    AtOnce { argv: Vec<String>, count: usize },
+    /// A call of estiba-engine.
+    Engine(EngineCall),
     /// Run the kernel's floor once on a root file system.
     Floor { rootfs: PathBuf, network: Network },
     /// Make, start, wait for and delete a container by estiba-runtime.
@@ -32,6 +39,8 @@ pub(crate) enum Request {
     /// Start a container that stays, weigh the process beside it, and remove it. The process is one whose command line
     /// has all the marks.
     Shim { argv: Vec<String>, remove: Vec<String>, marks: Vec<String> },
+    /// Weigh a process that is there: of one of these names, with all the marks in its command line.
+    Weigh { names: Vec<String>, marks: Vec<String> },
     /// Start a program that stays, with its output in a file; the station ends it with itself.
     Daemon { argv: Vec<String>, log: PathBuf },
 }
@@ -155,6 +164,7 @@ pub(crate) fn serve(place: &Place, work: &Path, cgroup: &str) -> io::Result<()> 
         cgroup: cgroup.to_owned(),
         floors: Vec::new(),
         library: Library::default(),
+        embedded: Embedded::default(),
         daemons: Vec::new(),
     };
     for line in io::stdin().lock().lines() {
@@ -174,6 +184,7 @@ struct Bench {
     cgroup: String,
     floors: Vec<(PathBuf, Network, Floor)>,
     library: Library,
+    embedded: Embedded,
     daemons: Vec<Child>,
 }
 
@@ -182,6 +193,16 @@ impl Bench {
         match request {
             Request::Find { program } => Ok(Answer::Found(find(&program))),
             Request::Run { argv, start } => self.run(&argv, start).map(Answer::Ran),
+            Request::Steps { steps } => self.steps(&steps).map(Answer::Ran),
+            Request::AtOnce { argv, count } => self.at_once(&argv, count).map(Answer::Ran),
+            Request::Engine(call) => {
+                let took = self.embedded.call(&call)?;
+                Ok(Answer::Ran(Sample { wall_us: took.as_secs_f64() * 1e6, ..Sample::default() }))
+            }
+            Request::Weigh { names, marks } => Ok(match weigh(&names, &marks) {
+                Some(memory) => Answer::Weighed(memory),
+                None => Answer::Failed(format!("no process {} was seen", names.join(" or "))),
+            }),
             Request::Floor { rootfs, network } => {
                 let known = self.floors.iter().position(|(path, kind, _)| *path == rootfs && *kind == network);
                 let index = if let Some(index) = known {
@@ -200,7 +221,7 @@ impl Bench {
             }
             Request::Shim { argv, remove, marks } => {
                 let mut container = background(&argv, &self.work.join("shim.log"))?;
-                let memory = weigh(&marks);
+                let memory = weigh(&["estiba-shim", "containerd-shim", "conmon"], &marks);
                 let removed = self.run(&remove, Start::Spawn)?;
                 container.wait()?;
                 match (memory, removed.status) {
@@ -214,6 +235,43 @@ impl Bench {
                 Ok(Answer::Found(None))
             }
         }
+    }
+
+    /// The first that fails is the sample of all.
+    fn steps(&self, steps: &[Vec<String>]) -> io::Result<Sample> {
+        let mut sum = Sample::default();
+        for argv in steps {
+            let sample = self.run(argv, Start::Spawn)?;
+            if sample.status != 0 {
+                return Ok(sample);
+            }
+            sum.wall_us += sample.wall_us;
+            sum.user_us += sample.user_us;
+            sum.system_us += sample.system_us;
+        }
+        Ok(sum)
+    }
+
+    fn at_once(&self, argv: &[String], count: usize) -> io::Result<Sample> {
+        let program = Program::new(argv)?;
+        let (nothing, log) = (File::open("/dev/null")?, File::create(self.work.join("at-once.log"))?);
+        let begin = sys::monotonic();
+        let start = || sys::spawn(&program, [nothing.as_fd(), nothing.as_fd(), log.as_fd()]);
+        let pids = (0..count).map(|_| start()).collect::<Vec<_>>();
+        let mut sample = Sample::default();
+        for pid in pids {
+            let ended = sys::wait4(pid?)?;
+            sample.user_us += ended.user.as_secs_f64() * 1e6;
+            sample.system_us += ended.system.as_secs_f64() * 1e6;
+            let status = ExitStatus::from_raw(ended.status);
+            sample.status = sample.status.max(status.code().unwrap_or(255));
+        }
+        sample.wall_us = sys::monotonic().saturating_sub(begin).as_secs_f64() * 1e6;
+        if sample.status != 0 {
+            let said = fs::read_to_string(self.work.join("at-once.log"))?;
+            said.trim().clone_into(&mut sample.stderr);
+        }
+        Ok(sample)
     }
 
     fn run(&self, argv: &[String], start: Start) -> io::Result<Sample> {
@@ -250,9 +308,8 @@ fn background(argv: &[String], log: &Path) -> io::Result<Child> {
     Command::new(program).args(arguments).stdin(Stdio::null()).stdout(streams.0).stderr(streams.1).spawn()
 }
 
-/// Waits for the shim to come and to become quiet, and reads what it holds.
-fn weigh(marks: &[String]) -> Option<Memory> {
-    const NAMES: [&str; 3] = ["estiba-shim", "containerd-shim", "conmon"];
+/// Waits for a process to come and to become quiet, and reads what it holds.
+fn weigh(names: &[impl AsRef<str>], marks: &[String]) -> Option<Memory> {
     let deadline = Instant::now() + Duration::from_secs(20);
     while Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(500));
@@ -260,8 +317,9 @@ fn weigh(marks: &[String]) -> Option<Memory> {
             let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let command = String::from_utf8_lossy(&command);
             let program = command.split('\0').next().unwrap_or_default();
-            let named = NAMES.iter().any(|name| program.rsplit('/').next().is_some_and(|last| last.starts_with(name)));
-            if named && marks.iter().all(|mark| command.contains(mark.as_str())) {
+            let last = program.rsplit('/').next().unwrap_or_default();
+            let is_one = names.iter().any(|name| last.starts_with(name.as_ref()));
+            if is_one && marks.iter().all(|mark| command.contains(mark.as_str())) {
                 let rollup = fs::read_to_string(entry.path().join("smaps_rollup")).ok()?;
                 let field = |name: &str| -> u32 {
                     let line = rollup.lines().find(|line| line.starts_with(name));
