@@ -78,7 +78,7 @@ check formatting cargo fmt --all --check
 check lints cargo clippy --quiet --workspace --all-targets --all-features --locked -- -D warnings
 check documentation env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --all-features --no-deps --locked
 if cargo deny --version >/dev/null 2>&1; then
-    check "licences, bans and sources" cargo deny --all-features check licenses bans sources
+    check "licences, bans and sources" cargo deny --all-features check --hide-inclusion-graph licenses bans sources
 else
     skip "licences, bans and sources" "cargo-deny is not installed: cargo install cargo-deny"
 fi
