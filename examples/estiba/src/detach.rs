@@ -6,6 +6,13 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Keys(Vec<u8>);
 
+impl Keys {
+    /// A sequence that never comes.
+    pub(crate) fn none() -> Self {
+        Self(Vec::new())
+    }
+}
+
 impl Default for Keys {
     fn default() -> Self {
         Self(vec![16, 17])

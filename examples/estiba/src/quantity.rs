@@ -27,11 +27,22 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Parses an amount of memory that may be unlimited (-1).
+pub(crate) fn bytes_or_any(text: &str) -> Result<i64, String> {
+    if text == "-1" {
+        return Ok(-1);
+    }
+    bytes(text).and_then(|bytes| i64::try_from(bytes).map_err(|_| "it is more than the kernel can count".into()))
+}
+
+/// The least share of a CPU that the kernel can give: a millisecond in each tenth of a second.
+const LEAST_NANO_CPUS: u64 = 10_000_000;
+
 /// Parses a number of CPUs (`1.5`) to billionths of one.
 pub(crate) fn nano_cpus(text: &str) -> Result<u64, String> {
     let (whole, fraction) = decimal(text).ok_or("it must be a decimal number, such as 1.5")?;
     match whole.checked_mul(1_000_000_000).and_then(|nanos| nanos.checked_add(fraction)) {
-        Some(0) => Err("it must be more than nothing".into()),
+        Some(nanos) if nanos < LEAST_NANO_CPUS => Err("it must be 0.01 or more".into()),
         Some(nanos) if i64::try_from(nanos).is_ok() => Ok(nanos),
         _ => Err("it is more than the kernel can count".into()),
     }
@@ -94,7 +105,10 @@ mod tests {
             ("1.5", Some(1_500_000_000)),
             (".25", Some(250_000_000)),
             ("2.", Some(2_000_000_000)),
-            ("0.000000001", Some(1)),
+            ("0.01", Some(10_000_000)),
+            ("0.010000001", Some(10_000_001)),
+            ("0.001", None),
+            ("0.009999999", None),
             ("0", None),
             ("0.0", None),
             (".", None),

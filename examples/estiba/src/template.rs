@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 pub(crate) use self::error::Error;
 pub(crate) use self::functions::Dialect;
+pub(crate) use self::printf::quoted;
 pub(crate) use self::value::{Json, Lookup, Record, Value};
 
 /// A parsed template.

@@ -326,7 +326,7 @@ fn text(out: &mut String, form: &Form, verb: char, content: &str, value: &Value)
 }
 
 /// A string in Go's quotes.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
         match c {

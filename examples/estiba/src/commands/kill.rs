@@ -1,0 +1,27 @@
+//! `estiba kill`.
+
+use clap::Args;
+use estiba_engine::Engine;
+
+use super::each;
+use crate::failure::Result;
+use crate::signals;
+
+/// Send a signal to containers
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  estiba kill web\n  estiba kill -s HUP web\n")]
+pub(crate) struct Kill {
+    /// Signal by name or number
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = signals::parse)]
+    signal: i32,
+    /// Name or id, or the beginning of an id
+    #[arg(required = true, value_name = "CONTAINER")]
+    containers: Vec<String>,
+}
+
+impl Kill {
+    pub(crate) async fn execute(self, engine: &Engine) -> Result<u8> {
+        let kill = async |name: &str| -> Result<()> { Ok(engine.container(name).await?.kill(self.signal).await?) };
+        each(&self.containers, kill).await
+    }
+}
