@@ -1,20 +1,28 @@
 //! The command line: what all commands share, and which there are.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand, ValueEnum};
 use estiba_engine::{Config, Engine, ShimProgram, SnapshotterKind};
 
-use crate::failure::{Failure, Result, one_line};
-use crate::{cleanup, images, monitor, ps, rm, run, version};
+use crate::commands::{
+    attach, cleanup, cp, create, events, exec, export, history, images, info, inspect, kill, load, logs, monitor,
+    pause, port, prune, ps, rename, restart, rm, rmi, run, save, start, stats, stop, system_df, tag, top, update,
+    version, wait,
+};
+use crate::failure::{ENGINE, Failure, Result, one_line};
+use crate::flags;
 
 const EXAMPLES: &str = "\
 Examples:
   estiba run embedded:hello                      a first container, from an image inside this program
   estiba run --rm -it oci:DIR:TAG sh             a shell in an image that skopeo or umoci wrote
-  estiba run --rm docker-archive:FILE.tar        an image that `docker save` wrote
-  estiba ps -a                                   all containers
+  estiba run -d --name web oci:DIR:TAG           a container in the background
+  estiba logs -f web                             what it writes
+  estiba exec -it web sh                         a shell in it
+  estiba stop web && estiba rm web               the end of it
 ";
 
 /// Run containers, without a daemon.
@@ -57,12 +65,128 @@ enum Snapshotter {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::Run>),
+    Create(Box<create::Create>),
+    Start(start::Start),
+    Stop(stop::Stop),
+    Kill(kill::Kill),
+    Restart(restart::Restart),
+    Pause(pause::Pause),
+    Unpause(pause::Unpause),
+    Wait(wait::Wait),
+    Attach(attach::Attach),
+    Exec(exec::Exec),
+    Logs(logs::Logs),
     Ps(ps::Ps),
+    Inspect(inspect::Inspect),
+    Top(top::Top),
+    Stats(stats::Stats),
+    Update(update::Update),
+    Rename(rename::Rename),
+    Port(port::Port),
+    Cp(cp::Cp),
+    Export(export::Export),
     Rm(rm::Rm),
     Images(images::Images),
+    Load(load::Load),
+    Save(save::Save),
+    Tag(tag::Tag),
+    Rmi(rmi::Rmi),
+    History(history::History),
+    Events(events::Events),
+    Info(info::Info),
     Version(version::Version),
+    /// Manage containers
+    #[command(subcommand, disable_help_subcommand = true)]
+    Container(Container),
+    /// Manage images
+    #[command(subcommand, disable_help_subcommand = true)]
+    Image(Image),
+    /// Manage what is kept, and see what happens
+    #[command(subcommand, disable_help_subcommand = true)]
+    System(System),
     Cleanup(cleanup::Cleanup),
     Monitor(monitor::Monitor),
+}
+
+#[derive(Debug, Subcommand)]
+enum Container {
+    Attach(attach::Attach),
+    Cp(cp::Cp),
+    Create(Box<create::Create>),
+    Exec(exec::Exec),
+    Export(export::Export),
+    Inspect(inspect::InspectContainer),
+    Kill(kill::Kill),
+    Logs(logs::Logs),
+    #[command(visible_aliases = ["list", "ps"])]
+    Ls(ps::Ps),
+    Pause(pause::Pause),
+    Port(port::Port),
+    Prune(prune::PruneContainers),
+    Rename(rename::Rename),
+    Restart(restart::Restart),
+    #[command(visible_alias = "remove")]
+    Rm(rm::Rm),
+    Run(Box<run::Run>),
+    Start(start::Start),
+    Stats(stats::Stats),
+    Stop(stop::Stop),
+    Top(top::Top),
+    Unpause(pause::Unpause),
+    Update(update::Update),
+    Wait(wait::Wait),
+}
+
+#[derive(Debug, Subcommand)]
+enum Image {
+    History(history::History),
+    Inspect(inspect::InspectImage),
+    Load(load::Load),
+    #[command(visible_alias = "list")]
+    Ls(images::Images),
+    Prune(prune::PruneImages),
+    #[command(visible_alias = "remove")]
+    Rm(rmi::Rmi),
+    Save(save::Save),
+    Tag(tag::Tag),
+}
+
+#[derive(Debug, Subcommand)]
+enum System {
+    Df(system_df::SystemDf),
+    Events(events::Events),
+    Info(info::Info),
+    Prune(prune::PruneSystem),
+}
+
+impl From<Container> for Command {
+    fn from(command: Container) -> Self {
+        match command {
+            Container::Attach(command) => Self::Attach(command),
+            Container::Cp(command) => Self::Cp(command),
+            Container::Create(command) => Self::Create(command),
+            Container::Exec(command) => Self::Exec(command),
+            Container::Export(command) => Self::Export(command),
+            Container::Kill(command) => Self::Kill(command),
+            Container::Logs(command) => Self::Logs(command),
+            Container::Ls(command) => Self::Ps(command),
+            Container::Pause(command) => Self::Pause(command),
+            Container::Port(command) => Self::Port(command),
+            Container::Rename(command) => Self::Rename(command),
+            Container::Restart(command) => Self::Restart(command),
+            Container::Rm(command) => Self::Rm(command),
+            Container::Run(command) => Self::Run(command),
+            Container::Start(command) => Self::Start(command),
+            Container::Stats(command) => Self::Stats(command),
+            Container::Stop(command) => Self::Stop(command),
+            Container::Top(command) => Self::Top(command),
+            Container::Unpause(command) => Self::Unpause(command),
+            Container::Update(command) => Self::Update(command),
+            Container::Wait(command) => Self::Wait(command),
+            // These two have no other name.
+            command @ (Container::Inspect(_) | Container::Prune(_)) => Self::Container(command),
+        }
+    }
 }
 
 const DEFAULT_ROOT: &str = "/var/lib/estiba";
@@ -72,24 +196,111 @@ const SHIM: &str = "containerd-shim-estiba-v2";
 impl Cli {
     /// Runs the command; the result is the exit status.
     pub(crate) async fn execute(self) -> Result<u8> {
-        let global = &self.global;
-        match self.command {
-            Command::Run(command) => Box::pin(command.execute(global.config()?)).await,
-            Command::Ps(command) => command.execute(&global.engine().await?).await,
-            Command::Rm(command) => command.execute(&global.engine().await?).await,
-            Command::Images(command) => command.execute(&global.engine().await?).await,
-            Command::Version(version::Version {}) => version::print(),
-            Command::Cleanup(command) => command.execute(&global.engine().await?).await,
-            Command::Monitor(command) => command.execute(global.config()?).await,
+        let command = match self.command {
+            Command::Container(command) => command.into(),
+            command => command,
+        };
+        let config = match &command {
+            Command::Version(command) => return command.execute(),
+            _ => self.global.config()?,
+        };
+        let place = Place { root: config.root.clone(), snapshotter: config.snapshotter.name() };
+        let result = match command {
+            // These judge their options before they open anything.
+            Command::Run(command) => return command.execute(config).await,
+            Command::Create(command) => Box::pin(command.execute(config)).await,
+            Command::Monitor(command) => return command.execute(config).await,
+            command => {
+                let engine = open(config).await?;
+                Box::pin(command.execute(&engine, &place)).await
+            }
+        };
+        // Only of `run` has a failure of ours a status of its own.
+        result.map_err(|failure| match failure.status() {
+            ENGINE => failure.with_status(1),
+            _ => failure,
+        })
+    }
+}
+
+impl Command {
+    async fn execute(self, engine: &Engine, place: &Place) -> Result<u8> {
+        match self {
+            Self::Start(command) => command.execute(engine).await,
+            Self::Stop(command) => command.execute(engine).await,
+            Self::Kill(command) => command.execute(engine).await,
+            Self::Restart(command) => command.execute(engine).await,
+            Self::Pause(command) => command.execute(engine).await,
+            Self::Unpause(command) => command.execute(engine).await,
+            Self::Wait(command) => command.execute(engine).await,
+            Self::Attach(command) => command.execute(engine).await,
+            Self::Exec(command) => command.execute(engine).await,
+            Self::Logs(command) => command.execute(engine).await,
+            Self::Ps(command) => command.execute(engine).await,
+            Self::Inspect(command) => command.execute(engine, place).await,
+            Self::Top(command) => command.execute(engine).await,
+            Self::Stats(command) => command.execute(engine).await,
+            Self::Update(command) => command.execute(engine).await,
+            Self::Rename(command) => command.execute(engine).await,
+            Self::Port(command) => command.execute(engine).await,
+            Self::Cp(command) => command.execute(engine).await,
+            Self::Export(command) => command.execute(engine).await,
+            Self::Rm(command) => command.execute(engine).await,
+            Self::Images(command) | Self::Image(Image::Ls(command)) => command.execute(engine).await,
+            Self::Load(command) | Self::Image(Image::Load(command)) => command.execute(engine).await,
+            Self::Save(command) | Self::Image(Image::Save(command)) => command.execute(engine).await,
+            Self::Tag(command) | Self::Image(Image::Tag(command)) => command.execute(engine).await,
+            Self::Rmi(command) | Self::Image(Image::Rm(command)) => command.execute(engine).await,
+            Self::History(command) | Self::Image(Image::History(command)) => command.execute(engine).await,
+            Self::Image(Image::Inspect(command)) => command.execute(engine, place).await,
+            Self::Image(Image::Prune(command)) => command.execute(engine).await,
+            Self::Events(command) | Self::System(System::Events(command)) => command.execute(engine).await,
+            Self::Info(command) | Self::System(System::Info(command)) => command.execute(engine, place).await,
+            Self::System(System::Df(command)) => command.execute(engine).await,
+            Self::System(System::Prune(command)) => command.execute(engine).await,
+            Self::Container(Container::Inspect(command)) => command.execute(engine, place).await,
+            Self::Container(Container::Prune(command)) => command.execute(engine).await,
+            Self::Cleanup(command) => command.execute(engine).await,
+            Self::Run(_) | Self::Create(_) | Self::Monitor(_) | Self::Version(_) | Self::Container(_) => {
+                Err(Failure::new("this command opens its engine by itself"))
+            }
         }
     }
 }
 
-impl Global {
-    async fn engine(&self) -> Result<Engine> {
-        Ok(Engine::open(self.config()?).await?)
-    }
+/// Where the engine keeps its state, and how.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) root: PathBuf,
+    pub(crate) snapshotter: &'static str,
+}
 
+/// Opens the engine.
+pub(crate) async fn open(config: Config) -> Result<Engine> {
+    Ok(Engine::open(config).await?)
+}
+
+/// The whole command line, as Docker's would take it.
+pub(crate) fn command() -> clap::Command {
+    flags::like_docker(<Cli as clap::CommandFactory>::command())
+}
+
+/// Reads the command line. What help and errors say goes to the caller.
+pub(crate) fn parse(words: Vec<OsString>) -> Result<Cli, clap::Error> {
+    use clap::FromArgMatches as _;
+    let matches = command().try_get_matches_from(words)?;
+    Cli::from_arg_matches(&matches)
+}
+
+/// The help of the command that the words lead to. The one that parses would show each flag with a value.
+pub(crate) fn help(words: &[OsString]) -> String {
+    let mut root = <Cli as clap::CommandFactory>::command();
+    root.build();
+    let (_, command) = flags::path(&root, words);
+    command.clone().render_help().to_string()
+}
+
+impl Global {
     fn config(&self) -> Result<Config> {
         let root = absolute(&self.root)?;
         let run = match &self.run_root {
@@ -100,6 +311,12 @@ impl Global {
         let program = std::env::current_exe()
             .map_err(|error| Failure::caused("cannot find this program's own file in /proc/self/exe", error))?;
         let shim = match &self.shim {
+            Some(path) if !path.is_file() => {
+                return Err(Failure::new(format!(
+                    "the shim {} is no file that is there: give the path of containerd-shim-estiba-v2, or leave --shim away",
+                    path.display()
+                )));
+            }
             Some(path) => ShimProgram::Path(absolute(path)?),
             None => installed_shim(&program).map_or(ShimProgram::Reexec, ShimProgram::Path),
         };
@@ -143,7 +360,7 @@ fn installed_shim(program: &Path) -> Option<PathBuf> {
 }
 
 /// What is wrong with the command line, in one line. `None`: help or the version was asked for.
-pub(crate) fn usage_failure(error: &clap::Error) -> Option<Failure> {
+pub(crate) fn usage_failure(error: &clap::Error, words: &[OsString]) -> Option<Failure> {
     use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
     if matches!(error.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion) {
         return None;
@@ -159,47 +376,52 @@ pub(crate) fn usage_failure(error: &clap::Error) -> Option<Failure> {
             ContextValue::Strings(names) => names.first().cloned(),
             _ => None,
         });
-    Some(Failure::new(match suggestion {
-        Some(name) => format!("{message} (did you mean '{name}'?)"),
-        None => format!("{message}: see 'estiba {}--help'", subcommand(&rendered)),
-    }))
-}
-
-/// The subcommand that an error's usage line is about, with a space behind it.
-fn subcommand(rendered: &str) -> String {
-    let word = rendered
-        .lines()
-        .find_map(|line| line.trim_start().strip_prefix("Usage: estiba "))
-        .and_then(|usage| usage.split(' ').next())
-        .filter(|word| word.bytes().all(|byte| byte.is_ascii_lowercase()));
-    word.map(|word| format!("{word} ")).unwrap_or_default()
+    let root = command();
+    let names = flags::path(&root, words).0;
+    let place: String = names.iter().flat_map(|name| [*name, " "]).collect();
+    let failure = Failure::new(match suggestion {
+        Some(name) => format!("{message} (did you mean '{name}'?): see 'estiba {place}--help'"),
+        None => format!("{message}: see 'estiba {place}--help'"),
+    });
+    // As Docker has it: a command that is not there and arguments that are missing or too many are failures like others.
+    let is_option = error.get(ContextKind::InvalidArg).is_some_and(|argument| argument.to_string().starts_with('-'));
+    Some(match error.kind() {
+        ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand => failure.with_status(1),
+        ErrorKind::MissingRequiredArgument | ErrorKind::TooFewValues => failure.with_status(1),
+        ErrorKind::UnknownArgument if !is_option => failure.with_status(1),
+        _ => failure,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     fn failure(words: &str) -> String {
-        let error = Cli::try_parse_from(words.split(' ')).expect_err("refused");
-        usage_failure(&error).expect("a failure").to_string()
+        let words: Vec<OsString> = words.split(' ').map(Into::into).collect();
+        let error = parse(words.clone()).expect_err("refused");
+        usage_failure(&error, &words).expect("a failure").to_string()
     }
 
     #[test]
     fn usage_errors_are_one_line() {
         for (words, part) in [
             ("estiba rum", "did you mean 'run'?"),
-            ("estiba run", "REF"),
+            ("estiba run", "IMAGE"),
             ("estiba run", "see 'estiba run --help'"),
             ("estiba --nothing", "see 'estiba --help'"),
             ("estiba run --memery 1m x", "did you mean '--memory'?"),
             ("estiba run --memory 1q x", "such as 512m"),
+            ("estiba run --memory 1q x", "see 'estiba run --help'"),
+            ("estiba run --rm=maybe x", "it must be true or false"),
+            ("estiba container ls --nope", "see 'estiba container ls --help'"),
+            ("estiba system nope", "see 'estiba system --help'"),
+            ("estiba kill -s NOPE x", "invalid signal: NOPE"),
             ("estiba run --network bridge x", "not supported yet"),
             ("estiba --snapshotter btrfs ps", "btrfs"),
         ] {
@@ -211,8 +433,9 @@ mod tests {
     #[test]
     fn help_is_no_failure() {
         for words in ["estiba", "estiba --help", "estiba run --help", "estiba --version"] {
-            let error = Cli::try_parse_from(words.split(' ')).expect_err("shown");
-            assert!(usage_failure(&error).is_none(), "{words}");
+            let words: Vec<OsString> = words.split(' ').map(Into::into).collect();
+            let error = parse(words.clone()).expect_err("shown");
+            assert!(usage_failure(&error, &words).is_none(), "{words:?}");
         }
     }
 
@@ -223,7 +446,7 @@ mod tests {
             ("estiba --root /x ps", "/x/run"),
             ("estiba ps --root /x --run-root /y", "/y"),
         ] {
-            let cli = Cli::try_parse_from(words.split(' ')).expect("parsed");
+            let cli = parse(words.split(' ').map(Into::into).collect()).expect("parsed");
             assert_eq!(cli.global.config().expect("a configuration").run, Path::new(run), "{words}");
         }
     }

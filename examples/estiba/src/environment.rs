@@ -14,8 +14,7 @@ pub(crate) fn collect(
 ) -> Result<Vec<String>> {
     let mut variables = Vec::new();
     for path in files {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Failure::caused(format!("cannot read the environment file {}", path.display()), error))?;
+        let text = read(path)?;
         for (index, line) in text.lines().enumerate() {
             let entry = line.trim_start();
             if entry.is_empty() || entry.starts_with('#') {
@@ -31,6 +30,22 @@ pub(crate) fn collect(
         variables.extend(variable);
     }
     Ok(variables)
+}
+
+/// The lines of files that are neither empty nor comments.
+pub(crate) fn lines(files: &[PathBuf]) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for path in files {
+        let text = read(path)?;
+        let entries = text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines.extend(entries.map(str::to_owned));
+    }
+    Ok(lines)
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::caused(format!("cannot read the file {}", path.display()), error))
 }
 
 fn invalid_line(path: &Path, index: usize, reason: &str) -> Failure {

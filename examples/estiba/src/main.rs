@@ -1,8 +1,8 @@
 //! `estiba`: runs containers without a daemon. A face of the crate `estiba-engine`.
 
-mod cleanup;
 mod cli;
 mod columns;
+mod commands;
 mod detach;
 mod duration;
 mod embedded;
@@ -11,28 +11,24 @@ mod failure;
 mod filter;
 mod flags;
 mod format;
-mod images;
 mod moment;
-mod monitor;
+mod options;
 mod output;
-mod ps;
+mod platform;
 mod quantity;
-mod rm;
-mod run;
 mod session;
 mod signals;
 mod size;
 mod template;
 mod terminal;
-mod version;
+mod view;
 mod volume;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::error::ErrorKind;
 
-use crate::cli::Cli;
 use crate::failure::{Failure, Result};
 
 fn main() -> ExitCode {
@@ -50,12 +46,14 @@ fn main() -> ExitCode {
 }
 
 fn command() -> Result<u8> {
-    let cli = match Cli::try_parse() {
+    let words: Vec<_> = std::env::args_os().collect();
+    let cli = match cli::parse(words.clone()) {
         Ok(cli) => cli,
         Err(error) => {
-            return match cli::usage_failure(&error) {
+            return match cli::usage_failure(&error, &words) {
                 Some(failure) => Err(failure),
-                None => output::print(&error.render().to_string()),
+                None if error.kind() == ErrorKind::DisplayVersion => output::print(&error.render().to_string()),
+                None => output::print(&cli::help(&words)),
             };
         }
     };

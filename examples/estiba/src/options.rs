@@ -233,7 +233,9 @@ impl Options {
         let mut sysctls = BTreeMap::new();
         for pair in &self.sysctl {
             let Some((key, value)) = pair.split_once('=') else {
-                return Err(Failure::new(format!("--sysctl {pair}: it must be KEY=VALUE, such as net.core.somaxconn=1024")));
+                return Err(Failure::new(format!(
+                    "--sysctl {pair}: it must be KEY=VALUE, such as net.core.somaxconn=1024"
+                )));
             };
             sysctls.insert(key.to_owned(), value.to_owned());
         }
@@ -414,7 +416,8 @@ mod tests {
     #[test]
     fn dockers_short_forms_are_known() {
         let options =
-            parse("run -it -m512m -h box -u 1:2 -w /w -eA=1 -e B -v /a:/b:ro --net host --pids-limit -1 --rm x sh").options;
+            parse("run -it -m512m -h box -u 1:2 -w /w -eA=1 -e B -v /a:/b:ro --net host --pids-limit -1 --rm x sh")
+                .options;
         assert!(options.interactive && options.tty && options.rm);
         let limits = options.limits.limits();
         assert_eq!((limits.memory, limits.pids_limit), (Some(512 << 20), Some(-1)));

@@ -1,8 +1,9 @@
 //! What a command prints.
 
 use std::fmt::{Display, Write as _};
-use std::io::{self, ErrorKind, Write as _};
-use std::time::{Duration, SystemTime};
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Result};
 
@@ -28,85 +29,72 @@ pub(crate) fn lines(items: impl IntoIterator<Item = impl Display>) -> String {
     text
 }
 
-/// Rows in columns that are as wide as their widest cell.
-///
-/// Names come from images: what would drive the terminal is shown, not done.
-pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
-    let shown = |cell: &String| cell.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect::<String>();
-    let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(shown)).collect();
-    let mut widths = head.map(|cell| cell.chars().count());
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut text = String::new();
-    let mut line = |cells: [&str; N]| {
-        let start = text.len();
-        for (cell, width) in cells.iter().zip(widths) {
-            let _ = write!(text, "{cell:width$}   ");
-        }
-        let end = text[start..].trim_end().len();
-        text.truncate(start + end);
-        text.push('\n');
-    };
-    line(head);
-    for row in &rows {
-        line(row.each_ref().map(String::as_str));
-    }
-    text
+/// Where an archive is written to: a file, which is only there when it is whole, or standard output.
+#[derive(Debug)]
+pub(crate) struct Destination {
+    path: Option<PathBuf>,
 }
 
-/// How long ago a time was, in Docker's words. A time in the future (the clock was set back) was just now.
-pub(crate) fn ago(time: SystemTime) -> String {
-    let elapsed = SystemTime::now().duration_since(time).unwrap_or_default();
-    format!("{} ago", duration(elapsed))
-}
-
-fn duration(elapsed: Duration) -> String {
-    let seconds = elapsed.as_secs();
-    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
-    match () {
-        () if seconds < 1 => "Less than a second".into(),
-        () if seconds == 1 => "1 second".into(),
-        () if seconds < 60 => format!("{seconds} seconds"),
-        () if minutes == 1 => "About a minute".into(),
-        () if minutes < 60 => format!("{minutes} minutes"),
-        () if hours == 1 => "About an hour".into(),
-        () if hours < 48 => format!("{hours} hours"),
-        () if hours < 24 * 14 => format!("{} days", hours / 24),
-        () if hours < 24 * 60 => format!("{} weeks", hours / 24 / 7),
-        () if hours < 24 * 365 * 2 => format!("{} months", hours / 24 / 30),
-        () => format!("{} years", hours / 24 / 365),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_line_up() {
-        let rows = [["a".to_owned(), "long cell".to_owned()], ["bcdef".to_owned(), String::new()]];
-        assert_eq!(table(["X", "Y"], &rows), "X       Y\na       long cell\nbcdef\n");
-    }
-
-    #[test]
-    fn durations_are_dockers() {
-        for (seconds, text) in [
-            (0, "Less than a second"),
-            (1, "1 second"),
-            (59, "59 seconds"),
-            (60, "About a minute"),
-            (600, "10 minutes"),
-            (3600, "About an hour"),
-            (7200, "2 hours"),
-            (3 * 86_400, "3 days"),
-            (21 * 86_400, "3 weeks"),
-            (90 * 86_400, "3 months"),
-            (800 * 86_400, "2 years"),
-        ] {
-            assert_eq!(duration(Duration::from_secs(seconds)), text, "{seconds}");
+impl Destination {
+    /// Standard output without a path. A terminal is refused.
+    pub(crate) fn open(path: Option<PathBuf>) -> Result<Self> {
+        let path = path.filter(|path| path.as_os_str() != "-" && !path.as_os_str().is_empty());
+        if path.is_none() && io::stdout().is_terminal() {
+            return Err(Failure::new("cowardly refusing to save to a terminal. Use the -o flag or redirect"));
         }
+        Ok(Self { path })
     }
+
+    fn partial(path: &Path) -> PathBuf {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.partial", std::process::id()));
+        path.with_file_name(name)
+    }
+
+    /// What to write to.
+    pub(crate) fn writer(&self) -> Result<Box<dyn io::Write + Send>> {
+        let Some(path) = &self.path else { return Ok(Box::new(io::BufWriter::with_capacity(1 << 16, io::stdout()))) };
+        // A device or pipe is written to as it is.
+        let into = if is_other(path) { path.clone() } else { Self::partial(path) };
+        let file = File::create(&into)
+            .map_err(|error| Failure::caused(format!("cannot write the file {}", path.display()), error))?;
+        Ok(Box::new(io::BufWriter::with_capacity(1 << 16, file)))
+    }
+
+    /// Gives the file its name, or removes what was written of it.
+    pub(crate) fn finish(self, result: Result<(), estiba_engine::Error>) -> Result<u8> {
+        let Some(path) = self.path.filter(|path| !is_other(path)) else {
+            return match result {
+                Err(error) if is_broken_pipe(&error) => Ok(BROKEN_PIPE),
+                result => Ok(result.map(|()| 0)?),
+            };
+        };
+        let partial = Self::partial(&path);
+        let named = match result {
+            Ok(()) => std::fs::rename(&partial, &path)
+                .map_err(|error| Failure::caused(format!("cannot write the file {}", path.display()), error)),
+            Err(error) => Err(error.into()),
+        };
+        if named.is_err() {
+            // The failure that led here is what is told.
+            let _ = std::fs::remove_file(&partial);
+        }
+        named.map(|()| 0)
+    }
+}
+
+fn is_other(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
+}
+
+/// Whether it failed because nobody reads any more.
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }

@@ -14,13 +14,14 @@ pub(crate) const SIGWINCH: i32 = 28;
 /// The names of the signals 1 to 31, without SIG.
 const NAMES: [&str; 31] = [
     "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR",
-    "SYS",
+    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
+    "PWR", "SYS",
 ];
 
 /// Parses a signal: a number, or a name with or without SIG, in any case (`15`, `SIGTERM`, `term`, `RTMIN+3`).
 pub(crate) fn parse(text: &str) -> Result<i32, String> {
-    let unknown = || format!("invalid signal: {text}: give a name such as SIGTERM, or a number from 1 to {LAST_REALTIME}");
+    let unknown =
+        || format!("invalid signal: {text}: give a name such as SIGTERM, or a number from 1 to {LAST_REALTIME}");
     if let Ok(number) = text.parse::<i32>() {
         return if (1..=LAST_REALTIME).contains(&number) { Ok(number) } else { Err(unknown()) };
     }

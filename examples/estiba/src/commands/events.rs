@@ -8,10 +8,10 @@ use estiba_engine::{Engine, Event, EventsRequest};
 use crate::failure::{Failure, Result};
 use crate::filter::{Filters, has_label};
 use crate::format::{self, Format};
+use crate::moment;
 use crate::output::{self, BROKEN_PIPE};
 use crate::template::Json;
 use crate::view::event;
-use crate::moment;
 
 /// Show what happens to containers and images
 #[derive(Debug, Args)]

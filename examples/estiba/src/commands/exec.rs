@@ -14,8 +14,10 @@ use crate::session::{Options, Process, Session};
 /// Run one more program in a container that runs
 #[derive(Debug, Args)]
 #[command(override_usage = "estiba exec [OPTIONS] CONTAINER COMMAND [ARG...]")]
-#[command(after_help = "Examples:\n  estiba exec web ls /\n  estiba exec -it web sh\n  estiba exec -d -u 1000 web touch /tmp/file\n\n\
-                        The exit status is the program's; 126 if it could not be executed, 127 if it was not found.\n")]
+#[command(
+    after_help = "Examples:\n  estiba exec web ls /\n  estiba exec -it web sh\n  estiba exec -d -u 1000 web touch /tmp/file\n\n\
+                        The exit status is the program's; 126 if it could not be executed, 127 if it was not found.\n"
+)]
 #[expect(clippy::struct_excessive_bools, reason = "a flag of the command line is a bool")]
 pub(crate) struct Exec {
     /// Leave it running in the background

@@ -86,7 +86,10 @@ impl Images {
             let fits = |bound: Option<SystemTime>, fits: fn(SystemTime, SystemTime) -> bool| {
                 bound.is_none_or(|bound| made.is_some_and(|made| fits(made, bound)))
             };
-            if !fits(before, |made, bound| made < bound) || !fits(since, |made, bound| made > bound) || !fits(until, |made, bound| made < bound) {
+            if !fits(before, |made, bound| made < bound)
+                || !fits(since, |made, bound| made > bound)
+                || !fits(until, |made, bound| made < bound)
+            {
                 continue;
             }
             if dangling.is_some_and(|dangling| dangling != stored.names.is_empty()) {
@@ -102,7 +105,8 @@ impl Images {
                 let named = self.repository.as_deref().is_none_or(|wanted| is_named(wanted, &name));
                 if named && filters.any("reference", |pattern| is_reference(pattern, &name)) {
                     images.push(Image {
-                        digest: Some(stored.root.digest().to_string()).filter(|_| self.digests || self.format.contains("Digest")),
+                        digest: Some(stored.root.digest().to_string())
+                            .filter(|_| self.digests || self.format.contains("Digest")),
                         name,
                         id: platform.id.to_string(),
                         created: made,

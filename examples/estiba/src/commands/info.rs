@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use clap::Args;
 use estiba_engine::{Engine, Status};
 
+use crate::cli::Place;
 use crate::failure::Result;
 use crate::template::{Json, Record, Value};
 use crate::{format, output, platform, size};
@@ -34,8 +35,8 @@ struct Facts {
 }
 
 impl Info {
-    pub(crate) async fn execute(self, engine: &Engine) -> Result<u8> {
-        let facts = Facts::gather(engine).await?;
+    pub(crate) async fn execute(self, engine: &Engine, place: &Place) -> Result<u8> {
+        let facts = Facts::gather(engine, place).await?;
         match self.format.as_deref() {
             None | Some("") => output::print(&facts.text()),
             Some("json") => output::print(&format!("{}\n", facts.object().json(Json::Compact))),
@@ -45,7 +46,7 @@ impl Info {
 }
 
 impl Facts {
-    async fn gather(engine: &Engine) -> Result<Self> {
+    async fn gather(engine: &Engine, place: &Place) -> Result<Self> {
         let containers = engine.containers().await?;
         let count = |status: &Status| containers.iter().filter(|container| container.status == *status).count();
         let names = rustix::system::uname();
@@ -56,14 +57,14 @@ impl Facts {
             running: count(&Status::Running),
             paused: count(&Status::Paused),
             images: engine.stored_images().await?.len(),
-            driver: engine.snapshotter_name(),
+            driver: place.snapshotter,
             cgroup_version: if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { 2 } else { 1 },
             kernel: names.release().to_string_lossy().into_owned(),
             system: system.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned()),
             cpus: std::thread::available_parallelism().map_or(1, Into::into),
             memory: platform::memory(),
             name: names.nodename().to_string_lossy().into_owned(),
-            root: engine.root().display().to_string(),
+            root: place.root.display().to_string(),
         })
     }
 

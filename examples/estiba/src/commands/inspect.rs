@@ -4,6 +4,7 @@ use clap::Args;
 use estiba_engine::{Engine, Error};
 
 use super::tell;
+use crate::cli::Place;
 use crate::failure::{Failure, Result};
 use crate::template::Value;
 use crate::view::container::{self, Surroundings};
@@ -12,8 +13,10 @@ use crate::{format, output};
 
 /// Show all that is known of containers and images
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  estiba inspect web\n  estiba inspect -f '{{.State.Status}} {{.State.ExitCode}}' web\n  \
-                        estiba inspect --type image alpine\n")]
+#[command(
+    after_help = "Examples:\n  estiba inspect web\n  estiba inspect -f '{{.State.Status}} {{.State.ExitCode}}' web\n  \
+                        estiba inspect --type image alpine\n"
+)]
 pub(crate) struct Inspect {
     /// json, or a template for each
     #[arg(short, long, value_name = "FORMAT")]
@@ -63,7 +66,7 @@ pub(crate) struct InspectContainer {
 }
 
 impl Inspect {
-    pub(crate) async fn execute(self, engine: &Engine) -> Result<u8> {
+    pub(crate) async fn execute(self, engine: &Engine, place: &Place) -> Result<u8> {
         let kind = match self.kind.as_deref() {
             None | Some("") => Kind::Any,
             Some("container") => Kind::Container,
@@ -72,27 +75,34 @@ impl Inspect {
                 return Err(Failure::new(format!("{other:?} is not a valid value for --type: use container or image")));
             }
         };
-        show(engine, self.format.as_deref(), self.size, kind, &self.names).await
+        show(engine, place, self.format.as_deref(), self.size, kind, &self.names).await
     }
 }
 
 impl InspectImage {
-    pub(crate) async fn execute(self, engine: &Engine) -> Result<u8> {
-        show(engine, self.format.as_deref(), false, Kind::Image, &self.names).await
+    pub(crate) async fn execute(self, engine: &Engine, place: &Place) -> Result<u8> {
+        show(engine, place, self.format.as_deref(), false, Kind::Image, &self.names).await
     }
 }
 
 impl InspectContainer {
-    pub(crate) async fn execute(self, engine: &Engine) -> Result<u8> {
-        show(engine, self.format.as_deref(), self.size, Kind::Container, &self.names).await
+    pub(crate) async fn execute(self, engine: &Engine, place: &Place) -> Result<u8> {
+        show(engine, place, self.format.as_deref(), self.size, Kind::Container, &self.names).await
     }
 }
 
 /// Shows what there is, and then says what there is not.
-async fn show(engine: &Engine, format: Option<&str>, size: bool, kind: Kind, names: &[String]) -> Result<u8> {
+async fn show(
+    engine: &Engine,
+    place: &Place,
+    format: Option<&str>,
+    size: bool,
+    kind: Kind,
+    names: &[String],
+) -> Result<u8> {
     let (mut objects, mut missing) = (Vec::new(), Vec::new());
     for name in names {
-        match object(engine, name, kind, size).await {
+        match object(engine, place, name, kind, size).await {
             Ok(object) => objects.push(object),
             Err(failure) => missing.push(failure),
         }
@@ -102,7 +112,7 @@ async fn show(engine: &Engine, format: Option<&str>, size: bool, kind: Kind, nam
     Ok(if missing.is_empty() { status } else { 1 })
 }
 
-async fn object(engine: &Engine, name: &str, kind: Kind, size: bool) -> Result<Value> {
+async fn object(engine: &Engine, place: &Place, name: &str, kind: Kind, size: bool) -> Result<Value> {
     if kind != Kind::Image {
         match engine.container(name).await {
             Ok(found) => {
@@ -110,13 +120,13 @@ async fn object(engine: &Engine, name: &str, kind: Kind, size: bool) -> Result<V
                 let digest = summary.record.request.image.manifest.digest().to_string();
                 let image = engine.inspect_image(&digest).await;
                 let image = image.map(|(_, image)| Config::read(image.raw_config())).unwrap_or_default();
-                let sizes = if size {
-                    super::ps::sizes(engine).await?.get(summary.record.id.as_str()).copied()
-                } else {
-                    None
-                };
-                let folder = engine.root().join("containers").display().to_string();
-                return Ok(container::inspect(&summary, Surroundings { image, folder: &folder, sizes, ..Default::default() }));
+                let sizes =
+                    if size { super::ps::sizes(engine).await?.get(summary.record.id.as_str()).copied() } else { None };
+                let folder = place.root.join("containers").display().to_string();
+                return Ok(container::inspect(
+                    &summary,
+                    Surroundings { image, folder: &folder, sizes, ..Default::default() },
+                ));
             }
             Err(Error::NoContainer { .. }) if kind == Kind::Any => {}
             Err(error) => return Err(error.into()),
@@ -126,7 +136,7 @@ async fn object(engine: &Engine, name: &str, kind: Kind, size: bool) -> Result<V
         Ok((stored, found)) => {
             let platform = stored.platforms.iter().find(|one| one.id == *found.id());
             let size = platform.map_or(0, |one| one.unpacked.unwrap_or(one.size));
-            Ok(image::inspect(&stored, &found, engine.snapshotter_name(), size))
+            Ok(image::inspect(&stored, &found, place.snapshotter, size))
         }
         Err(_) if kind == Kind::Any => Err(Failure::new(format!("No such object: {name}"))),
         Err(error) => Err(error.into()),

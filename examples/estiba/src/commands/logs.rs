@@ -14,7 +14,9 @@ use crate::view::image::Config;
 
 /// Show what a container has written
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  estiba logs web\n  estiba logs -f --tail 10 web\n  estiba logs --since 10m -t web\n")]
+#[command(
+    after_help = "Examples:\n  estiba logs web\n  estiba logs -f --tail 10 web\n  estiba logs --since 10m -t web\n"
+)]
 pub(crate) struct Logs {
     /// Show the container's labels as well
     #[arg(long)]
@@ -44,7 +46,10 @@ impl Logs {
         let now = SystemTime::now();
         let time = |name: &str, text: &Option<String>| {
             let failed = |reason| Failure::new(format!("invalid value for {name:?}: {reason}"));
-            text.as_deref().filter(|text| !text.is_empty()).map(|text| moment::parse(text, now).map_err(failed)).transpose()
+            text.as_deref()
+                .filter(|text| !text.is_empty())
+                .map(|text| moment::parse(text, now).map_err(failed))
+                .transpose()
         };
         let request = LogOptions {
             // Whatever is no number is all, as with Docker.
@@ -87,8 +92,8 @@ impl Logs {
                 }
                 line.extend(details.as_bytes());
             }
-            middle[index] = !entry.log.as_bytes().ends_with(b"\n");
-            line.extend(entry.log.as_bytes());
+            middle[index] = !entry.bytes.ends_with(b"\n");
+            line.extend(&entry.bytes);
             out.write_all(&line).await.map_err(Problem::Write)?;
             out.flush().await.map_err(Problem::Write)?;
         }

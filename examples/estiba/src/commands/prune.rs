@@ -107,7 +107,11 @@ async fn containers(engine: &Engine, filters: &Filters) -> Result<(String, u64)>
     let mut chosen = std::collections::HashSet::new();
     let mut images = super::ps::Images::default();
     for summary in engine.containers().await? {
-        let image = if filters.has("label") || filters.has("label!") { images.of(engine, &summary).await } else { Config::default() };
+        let image = if filters.has("label") || filters.has("label!") {
+            images.of(engine, &summary).await
+        } else {
+            Config::default()
+        };
         let labels = labels(&summary.record, &image);
         let excluded = filters.values("label!").iter().any(|label| crate::filter::has_label(label, &labels));
         let old = until.is_none_or(|until| summary.record.created < until);

@@ -18,14 +18,29 @@ use crate::view::row::{self, Length};
 const TABLE: &str = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
 
 const FILTERS: [&str; 15] = [
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network", "publish",
-    "since", "status", "volume",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
 ];
 
 /// List containers
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  estiba ps\n  estiba ps -a --filter status=exited --format '{{.Names}}: {{.Status}}'\n  \
-                        estiba rm $(estiba ps -aq)    remove all that do not run\n")]
+#[command(
+    after_help = "Examples:\n  estiba ps\n  estiba ps -a --filter status=exited --format '{{.Names}}: {{.Status}}'\n  \
+                        estiba rm $(estiba ps -aq)    remove all that do not run\n"
+)]
 #[expect(clippy::struct_excessive_bools, reason = "a flag of the command line is a bool")]
 pub(crate) struct Ps {
     /// Those that do not run as well
@@ -68,7 +83,11 @@ impl Ps {
         }
         let table = if self.size { format!("{TABLE}\t{{{{.Size}}}}") } else { TABLE.to_owned() };
         let format = Format::parse(&self.format, &table);
-        let sizes = if self.size || format.names("Size") && self.format != "json" { sizes(engine).await? } else { HashMap::new() };
+        let sizes = if self.size || format.names("Size") && self.format != "json" {
+            sizes(engine).await?
+        } else {
+            HashMap::new()
+        };
         let mut images = Images::default();
         let mut rows: Vec<Value> = Vec::new();
         for summary in &containers {
@@ -87,7 +106,9 @@ impl Ps {
                 let summary = all.iter().find(|summary| {
                     summary.record.name.to_string() == *name || summary.record.id.as_str().starts_with(name.as_str())
                 });
-                summary.map(|summary| summary.record.created).ok_or_else(|| Failure::new(format!("No such container: {name}")))
+                summary
+                    .map(|summary| summary.record.created)
+                    .ok_or_else(|| Failure::new(format!("No such container: {name}")))
             });
             found.transpose()
         };
@@ -97,11 +118,16 @@ impl Ps {
             ("health", &["none", "starting", "healthy", "unhealthy"]),
         ] {
             if let Some(value) = filters.values(key).iter().find(|value| !known.contains(&value.as_str())) {
-                return Err(Failure::new(format!("invalid filter '{key}={value}': it must be one of {}", known.join(", "))));
+                return Err(Failure::new(format!(
+                    "invalid filter '{key}={value}': it must be one of {}",
+                    known.join(", ")
+                )));
             }
         }
         for value in filters.values("exited") {
-            value.parse::<i32>().map_err(|_| Failure::new(format!("invalid filter 'exited={value}': it must be a number")))?;
+            value
+                .parse::<i32>()
+                .map_err(|_| Failure::new(format!("invalid filter 'exited={value}': it must be a number")))?;
         }
         let is_last = self.latest || self.last > 0;
         let everything = self.all || is_last || filters.has("status") || filters.has("exited");
@@ -161,7 +187,10 @@ async fn is_ancestor(engine: &Engine, filters: &Filters, summary: &Summary) -> b
     let record = &summary.record;
     for wanted in filters.values("ancestor") {
         let named = record.request.image.name == *wanted || familiar(&record.request.image.name) == *wanted;
-        let by_id = record.image_id.strip_prefix("sha256:").is_some_and(|id| wanted.len() >= 4 && id.starts_with(wanted.as_str()));
+        let by_id = record
+            .image_id
+            .strip_prefix("sha256:")
+            .is_some_and(|id| wanted.len() >= 4 && id.starts_with(wanted.as_str()));
         if named || by_id || record.image_id == *wanted {
             return true;
         }

@@ -8,7 +8,9 @@ use crate::failure::Result;
 
 /// Remove containers
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  estiba rm web\n  estiba rm -f $(estiba ps -aq)    all of them, whatever they do\n")]
+#[command(
+    after_help = "Examples:\n  estiba rm web\n  estiba rm -f $(estiba ps -aq)    all of them, whatever they do\n"
+)]
 pub(crate) struct Rm {
     /// Kill those that run, and do not mind those that are not there
     #[arg(short, long)]

@@ -13,7 +13,9 @@ use crate::session::{Options, Process, Session, Started};
 
 /// Start containers that do not run
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  estiba start web\n  estiba start -ai shell    and be its terminal until it ends\n")]
+#[command(
+    after_help = "Examples:\n  estiba start web\n  estiba start -ai shell    and be its terminal until it ends\n"
+)]
 pub(crate) struct Start {
     /// Show its output and hand signals on to it, until it ends
     #[arg(short, long)]
@@ -33,7 +35,9 @@ impl Start {
     pub(crate) async fn execute(self, engine: &Engine) -> Result<u8> {
         if self.attach || self.interactive {
             let [name] = self.containers.as_slice() else {
-                return Err(Failure::new("only one container at a time can be started and attached: leave -a and -i away"));
+                return Err(Failure::new(
+                    "only one container at a time can be started and attached: leave -a and -i away",
+                ));
             };
             return self.attend(engine, name).await;
         }

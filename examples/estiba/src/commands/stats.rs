@@ -18,7 +18,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// Show what containers use
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  estiba stats\n  estiba stats --no-stream --format '{{.Name}}: {{.MemUsage}}' web\n")]
+#[command(
+    after_help = "Examples:\n  estiba stats\n  estiba stats --no-stream --format '{{.Name}}: {{.MemUsage}}' web\n"
+)]
 #[expect(clippy::struct_excessive_bools, reason = "a flag of the command line is a bool")]
 pub(crate) struct Stats {
     /// Those that do not run as well

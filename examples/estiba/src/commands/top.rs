@@ -29,17 +29,17 @@ impl Top {
         let processes = engine.container(name).await?.processes().await?;
         let default = ["-ef".to_owned()];
         let arguments = if arguments.is_empty() { &default } else { arguments };
-        let ps = Command::new("ps").args(arguments).output().map_err(|error| {
-            Failure::caused("cannot execute ps, which comes with procps on most systems", error)
-        })?;
+        let ps = Command::new("ps")
+            .args(arguments)
+            .output()
+            .map_err(|error| Failure::caused("cannot execute ps, which comes with procps on most systems", error))?;
         let said = String::from_utf8_lossy(&ps.stderr);
         if !ps.status.success() {
             let said = crate::failure::one_line(&said);
             return Err(Failure::new(format!("ps {} failed: {said}", arguments.join(" "))));
         }
-        let table = chosen(&String::from_utf8_lossy(&ps.stdout), &processes).ok_or_else(|| {
-            Failure::new("ps shows no column PID: name it among the columns, as in -o pid,comm")
-        })?;
+        let table = chosen(&String::from_utf8_lossy(&ps.stdout), &processes)
+            .ok_or_else(|| Failure::new("ps shows no column PID: name it among the columns, as in -o pid,comm"))?;
         output::print(&columns::aligned(&format::shown(&table), 20, 1))
     }
 }

@@ -9,7 +9,9 @@ use crate::options::LimitOptions;
 
 /// Change limits and restart policies of containers
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  estiba update -m 512m --cpus 2 web\n  estiba update --restart unless-stopped web\n")]
+#[command(
+    after_help = "Examples:\n  estiba update -m 512m --cpus 2 web\n  estiba update --restart unless-stopped web\n"
+)]
 pub(crate) struct Update {
     #[command(flatten)]
     limits: LimitOptions,
@@ -25,7 +27,9 @@ impl Update {
     pub(crate) async fn execute(self, engine: &Engine) -> Result<u8> {
         let limits = self.limits.limits();
         if limits == Limits::default() && self.restart.is_none() {
-            return Err(Failure::new("you must provide one or more flags when using this command: see 'estiba update --help'"));
+            return Err(Failure::new(
+                "you must provide one or more flags when using this command: see 'estiba update --help'",
+            ));
         }
         let update = async |name: &str| -> Result<()> {
             Ok(engine.container(name).await?.update(limits.clone(), self.restart).await?)

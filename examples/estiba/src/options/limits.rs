@@ -139,9 +139,12 @@ mod tests {
         assert_eq!(read("json-file", &[]), file(None, None));
         assert_eq!(read("json-file", &["max-size=10m", "max-file=3"]), file(Some(10 << 20), Some(3)));
         assert_eq!(read("none", &[]), Some(LogConfig::None));
-        for (driver, words) in
-            [("syslog", vec![]), ("none", vec!["max-size=1m"]), ("json-file", vec!["tag=x"]), ("json-file", vec!["max-file=3"])]
-        {
+        for (driver, words) in [
+            ("syslog", vec![]),
+            ("none", vec!["max-size=1m"]),
+            ("json-file", vec!["tag=x"]),
+            ("json-file", vec!["max-file=3"]),
+        ] {
             assert_eq!(read(driver, &words), None, "{driver} {words:?}");
         }
     }

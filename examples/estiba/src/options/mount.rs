@@ -29,7 +29,11 @@ pub(super) fn parse(text: &str) -> Result<Mount, String> {
             ("tmpfs-size", Some(value)) => options.push(format!("size={}", crate::quantity::bytes(value)?)),
             ("tmpfs-mode", Some(value)) => options.push(format!("mode={value}")),
             ("bind-propagation", Some("rprivate" | "private")) => {}
-            (key, _) => return Err(format!("{key:?} is not supported: use type, source, target, readonly, tmpfs-size and tmpfs-mode")),
+            (key, _) => {
+                return Err(format!(
+                    "{key:?} is not supported: use type, source, target, readonly, tmpfs-size and tmpfs-mode"
+                ));
+            }
         }
     }
     let destination = target.ok_or("the target is missing: add target=/PATH")?;

@@ -69,7 +69,9 @@ impl Unsupported {
             let here = format!("linux/{}", crate::platform::architecture());
             platform.as_deref().is_none_or(|platform| platform.is_empty() || platform == here)
         };
-        let is_secure = |option: &String| matches!(option.as_str(), "no-new-privileges" | "no-new-privileges:true" | "no-new-privileges=true");
+        let is_secure = |option: &String| {
+            matches!(option.as_str(), "no-new-privileges" | "no-new-privileges:true" | "no-new-privileges=true")
+        };
         let ports = "ports are not published yet: use --network host, and they are the host's own";
         let names = "there are no networks with addresses and names yet: use --network host";
         let for_host = "namespaces of the host or of other containers are not shared yet: leave it away";

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use estiba_engine::{
-    Exit, Health, Healthcheck, HealthStatus, LogConfig, NetworkMode, Record as Container, RestartPolicy, Status, Summary,
+    Exit, Health, HealthStatus, Healthcheck, LogConfig, NetworkMode, Record as Container, RestartPolicy, Status,
+    Summary,
 };
 
 use super::image::Config;
@@ -69,7 +70,9 @@ pub(crate) fn status(summary: &Summary) -> String {
             None => format!("Up {}", up()),
         },
         Status::Restarting(_) => format!("Restarting ({}) {} ago", exit_code(summary), since(ended)),
-        Status::Exited(_) if exit.is_none() && summary.record.ended.as_ref().is_none_or(|ended| ended.error.is_none()) => {
+        Status::Exited(_)
+            if exit.is_none() && summary.record.ended.as_ref().is_none_or(|ended| ended.error.is_none()) =>
+        {
             // Its shim died with it.
             "Exited (status lost)".to_owned()
         }

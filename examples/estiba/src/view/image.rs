@@ -103,7 +103,7 @@ pub(crate) const NONE: &str = "<none>";
 
 impl Name {
     pub(crate) fn of(name: &str) -> Self {
-        if let Some(reference) = Reference::from_full(name) {
+        if let Some(reference) = reference(name) {
             let tag = reference.tag().unwrap_or(NONE).to_owned();
             let familiar = reference.familiar();
             let repository = familiar.split('@').next().unwrap_or_default();
@@ -125,9 +125,14 @@ impl Name {
     }
 }
 
+/// The reference that a name in the store is; `None` of a name such as an image layout gives.
+fn reference(name: &str) -> Option<Reference> {
+    name.parse::<Reference>().ok().filter(|reference| reference.to_string() == name)
+}
+
 /// The short form of a name.
 pub(crate) fn familiar(name: &str) -> String {
-    Reference::from_full(name).map_or_else(|| name.to_owned(), |reference| reference.familiar())
+    reference(name).map_or_else(|| name.to_owned(), |reference| reference.familiar())
 }
 
 /// What `image inspect` shows.
@@ -136,7 +141,8 @@ pub(crate) fn inspect(stored: &Stored, image: &Image, driver: &'static str, size
     let list = |key: &str| config.list(key).map_or_else(Value::nil_list, Value::from);
     let labels = config.labels();
     let labels = if labels.is_empty() { Value::nil_map() } else { Value::from(&labels) };
-    let layers: Vec<Value> = config.whole["rootfs"]["diff_ids"].as_array().into_iter().flatten().cloned().map(Value::from).collect();
+    let layers: Vec<Value> =
+        config.whole["rootfs"]["diff_ids"].as_array().into_iter().flatten().cloned().map(Value::from).collect();
     let inner = Record::new("container.Config")
         .with("Cmd", list("Cmd"))
         .with("Entrypoint", list("Entrypoint"))

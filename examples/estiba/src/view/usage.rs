@@ -51,9 +51,8 @@ impl Row<'_> {
             memory = now.stats.memory.usage.saturating_sub(now.stats.memory.inactive_file);
             limit = now.stats.memory.limit.unwrap_or(self.memory).min(self.memory);
             pids = now.stats.pids.current;
-            io = now.stats.io.iter().fold((0, 0), |sum, device| {
-                (sum.0 + device.read_bytes, sum.1 + device.write_bytes)
-            });
+            io =
+                now.stats.io.iter().fold((0, 0), |sum, device| (sum.0 + device.read_bytes, sum.1 + device.write_bytes));
         }
         let share = if limit > 0 { memory as f64 / limit as f64 * 100.0 } else { 0.0 };
         Record::row("container.statsContext")
