@@ -108,8 +108,9 @@ fn our_client_drives_the_shim_of_containerd() -> Outcome {
     let names = ExecProcessRequest { exec_id: "e1".into(), stdout: path, ..ExecProcessRequest::default() };
     let request = ExecProcessRequest { stderr: complaints, ..names };
     client.exec(request, &crate::exec::script("echo added; exit 5"))?;
-    let added = drain(blocking(reader));
     assert!(client.start_exec("e1")? > 0);
+    // Only now: this shim opens the pipe when it starts the process, and before that it reads as ended.
+    let added = drain(blocking(reader));
     assert_eq!(client.wait_exec("e1")?.exit_status, 5);
     assert_eq!(added.join().expect("stdout"), b"added\n");
     assert_eq!(client.delete_exec("e1")?.exit_status, 5);
@@ -118,10 +119,10 @@ fn our_client_drives_the_shim_of_containerd() -> Outcome {
     client.resume()?;
     let limits = serde_json::json!({ "pids": { "limit": 30 }, "memory": { "limit": 64 << 20 } });
     client.update(&serde_json::from_value(limits)?)?;
-    let stats = client.stats()?;
-    assert_eq!((stats.pids.limit, stats.pids.current), (Some(30), 1), "{stats:?}");
-    assert_eq!(stats.memory.limit, Some(64 << 20), "{stats:?}");
-    assert!(stats.cpu.usage > 0 && stats.memory.usage > 0, "{stats:?}");
+    let used = client.stats()?;
+    assert_eq!((used.pids.limit, used.pids.current), (Some(30), 1), "{used:?}");
+    assert_eq!(used.memory.limit, Some(64 << 20), "{used:?}");
+    assert!(used.cpu.usage > 0 && used.memory.usage > 0, "{used:?}");
     let error = client.attach(AttachRequest::default()).expect_err("it does not know that");
     assert_eq!(error.code(), Some(Code::Unimplemented), "{error}");
     fs::write(&stdin_path, "line\n")?;
