@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use estiba_runtime::{DeleteMode, Native, Runtime};
+use nix::sys::stat::{Mode, umask};
 use prost::Message;
 
 use crate::arguments::Arguments;
@@ -112,6 +113,8 @@ fn start(order: &Order, folder: &Path) -> Result<Vec<u8>> {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o711).create(parent);
         made.map_err(|error| Error::file("create", parent, error))?;
     }
+    // Whoever can connect rules the container; the shim sets its own mask.
+    umask(Mode::from_bits_truncate(0o077));
     let listener = UnixListener::bind(&socket).map_err(|error| Error::file("bind", &socket, error))?;
     let started = serve(order, id, folder, &socket, listener);
     started.inspect_err(|_| {

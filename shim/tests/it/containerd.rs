@@ -218,6 +218,8 @@ fn containerd_that_knows_version_3_is_answered_so() -> Outcome {
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     assert_eq!((answer["version"].as_u64(), answer["protocol"].as_str()), (Some(3), Some("ttrpc")));
     let socket = answer["address"].as_str().and_then(|address| address.strip_prefix("unix://")).expect("an address");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(socket)?.permissions());
+    assert_eq!(mode & 0o77, 0, "nobody else may connect");
     // In the name of version 3.
     let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
     let request = estiba_shim::proto::Request {
