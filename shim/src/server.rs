@@ -76,8 +76,10 @@ pub(crate) struct Server {
     parked: HashMap<(u64, u32), String>,
     /// Since when the shim is to end.
     shutdown: Option<Instant>,
-    /// When code that is not used now was given back, unless much was done since.
+    /// When code that is not used now was given back.
     small: Option<Instant>,
+    /// Whether anything was done since.
+    touched: bool,
     started: Instant,
     scratch: Vec<u8>,
 }
@@ -93,6 +95,7 @@ impl Server {
             parked: HashMap::new(),
             shutdown: None,
             small: None,
+            touched: false,
             started: Instant::now(),
             scratch: vec![0; SCRATCH],
         }
@@ -115,11 +118,12 @@ impl Server {
                 return Ok(ending);
             }
             let ready = self.poll()?;
-            if ready.is_empty() && self.small.is_none() && self.task.is_started() {
+            if !ready.is_empty() {
+                self.touched = true;
+            } else if self.until_small() == Some(Duration::ZERO) {
                 sys::forget_code();
                 self.small = Some(Instant::now());
-            } else if !ready.is_empty() && self.small.is_some_and(|since| since.elapsed() >= SMALL) {
-                self.small = None;
+                self.touched = false;
             }
             for (source, flags) in ready {
                 self.handle(source, flags);
@@ -132,6 +136,15 @@ impl Server {
                 }
                 !connection.is_gone()
             });
+        }
+    }
+
+    /// How long the shim stays as it is at least until it makes itself small; `None` if there is nothing to give back.
+    fn until_small(&self) -> Option<Duration> {
+        match self.small {
+            _ if !self.task.is_started() => None,
+            None => Some(Duration::ZERO),
+            Some(since) => self.touched.then(|| SMALL.saturating_sub(since.elapsed())),
         }
     }
 
@@ -172,7 +185,7 @@ impl Server {
             let (fd, flags) = connection.interest();
             add(Source::Connection(connection.number), fd, flags);
         }
-        let mut patience = (self.small.is_none() && self.task.is_started()).then_some(CALM);
+        let mut patience = self.until_small().map(|time| time.max(CALM));
         for (number, process) in self.task.processes() {
             if let Some(pidfd) = process.pidfd() {
                 add(Source::End, pidfd.as_fd(), PollFlags::POLLIN);
