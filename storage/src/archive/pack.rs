@@ -61,7 +61,7 @@ pub fn pack(root: BorrowedFd<'_>, path: impl AsRef<Path>, out: impl Write, optio
 }
 
 /// Things of a tree as entries, with what they have in common.
-pub(crate) struct Items<'a, W> {
+pub(crate) struct Items<'a, W: Write> {
     pub(crate) writer: Writer<'a, W>,
     /// The first name in the archive of each file that has several.
     linked: HashMap<(u64, u64), Vec<u8>>,
@@ -110,7 +110,11 @@ impl<'a, W: Write> Items<'a, W> {
             entry.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         }
         self.xattrs(inode, &mut entry)?;
-        if kind == Kind::File { self.file(inode, entry) } else { self.writer.entry(&entry) }
+        if kind != Kind::File {
+            return self.writer.entry(&entry);
+        }
+        entry.length = stat.st_size.cast_unsigned();
+        self.file(inode, &entry)
     }
 
     fn xattrs(&mut self, inode: BorrowedFd<'_>, entry: &mut Entry) -> Result<()> {
@@ -133,12 +137,10 @@ impl<'a, W: Write> Items<'a, W> {
         Ok(())
     }
 
-    fn file(&mut self, inode: BorrowedFd<'_>, mut entry: Entry) -> Result<()> {
+    fn file(&mut self, inode: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
         let shown = shown(&entry.name);
         let file = sys::reopen(inode).map_err(Error::io("open", &shown))?;
-        let stat = rustix::fs::fstat(&file).map_err(Error::io("look at", &shown))?;
-        entry.length = stat.st_size.cast_unsigned();
-        self.writer.entry(&entry)?;
+        self.writer.entry(entry)?;
         self.buffer.resize(128 << 10, 0);
         let mut left = entry.length;
         while left > 0 {

@@ -134,7 +134,7 @@ fn is_reserved(path: &[u8]) -> bool {
 }
 
 /// An upper folder, which has the changes by itself, goes into the layer as it is met.
-struct Layer<'i, 'a, W> {
+struct Layer<'i, 'a, W: Write> {
     items: &'i mut Items<'a, W>,
 }
 

@@ -4,7 +4,7 @@
 //! header can hold stands there, the rest in an extended header before it.
 
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{BufWriter, IntoInnerError, Write};
 
 use super::Limits;
 use super::archive::{Entry, Kind, show};
@@ -15,10 +15,13 @@ use crate::{Error, Result};
 const SHORT: u64 = 0o777_7777;
 const LONG: u64 = 0o777_7777_7777;
 
+const BUFFER: usize = 64 << 10;
+
 static ZEROS: [u8; 32 << 10] = [0; 32 << 10];
 
-pub(crate) struct Writer<'a, W> {
-    out: W,
+pub(crate) struct Writer<'a, W: Write> {
+    /// Most files are small, and each has a header, content and padding.
+    out: BufWriter<W>,
     pub(crate) limits: &'a Limits,
     /// Bytes written.
     pub(crate) bytes: u64,
@@ -31,7 +34,7 @@ pub(crate) struct Writer<'a, W> {
 
 impl<'a, W: Write> Writer<'a, W> {
     pub(crate) fn new(out: W, limits: &'a Limits) -> Self {
-        Writer { out, limits, bytes: 0, entries: 0, content: 0, padding: 0 }
+        Writer { out: BufWriter::with_capacity(BUFFER, out), limits, bytes: 0, entries: 0, content: 0, padding: 0 }
     }
 
     /// Begins an entry. A file's [`content`](Self::content) follows; what the last one lacks is filled with zeros.
@@ -82,8 +85,10 @@ impl<'a, W: Write> Writer<'a, W> {
     pub(crate) fn finish(mut self) -> Result<(W, u64)> {
         self.fill()?;
         self.put(&ZEROS[..2 * BLOCK])?;
-        self.out.flush().map_err(|source| Error::WriteArchive { source })?;
-        Ok((self.out, self.bytes))
+        let failed = |source| Error::WriteArchive { source };
+        let mut out = self.out.into_inner().map_err(IntoInnerError::into_error).map_err(failed)?;
+        out.flush().map_err(failed)?;
+        Ok((out, self.bytes))
     }
 
     fn fill(&mut self) -> Result<()> {
