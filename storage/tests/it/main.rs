@@ -10,6 +10,7 @@ mod files;
 mod hostile;
 mod layer;
 mod mounts;
+mod mutations;
 mod random;
 mod snapshots;
 mod tree;
@@ -60,6 +61,7 @@ fn main() {
     trials.extend(files::trials());
     trials.extend(hostile::trials());
     trials.extend(layer::trials());
+    trials.extend(mutations::trials());
     trials.extend(random::trials());
     trials.extend(snapshots::trials());
     trials.extend(volumes::trials());
