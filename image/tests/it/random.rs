@@ -87,14 +87,15 @@ fn damage_is_an_error_or_does_not_matter() {
                 None
             }
         };
-        // All of an archive, then: what is whole is named and stays, the rest is nothing that a collection leaves.
-        if let Source::OciArchive { path, .. } | Source::DockerArchive { path, .. } = &source {
+        // Now and then all of an archive: what is whole is named and stays, the rest is nothing that a collection leaves.
+        if let Source::OciArchive { path, .. } | Source::DockerArchive { path, .. } = &source
+            && round.is_multiple_of(4)
+        {
             for image in store.load(path, &platform()).unwrap_or_default() {
                 check_stored(&store, &image.manifest);
-                assert_eq!(
-                    store.find(image.id.as_ref()).expect("is listed").root,
-                    store.find(image.manifest.digest().as_ref()).expect("is listed").root
-                );
+                store.find(image.id.as_ref()).expect("is listed");
+                let found = store.find(image.manifest.digest().as_ref()).expect("is listed");
+                assert_eq!(found.root.digest(), image.manifest.digest(), "seed {seed} round {round}");
             }
         }
         store.collect(&[]).unwrap_or_else(|error| panic!("seed {seed} round {round}: {error}"));
