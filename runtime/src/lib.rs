@@ -10,6 +10,7 @@ mod features;
 mod id;
 pub mod mount;
 mod native;
+mod offspring;
 mod plan;
 mod resolve;
 mod rights;

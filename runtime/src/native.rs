@@ -25,8 +25,10 @@ use hook::Hooks;
 use launch::{Event, Launch, Waiting};
 use record::{Folder, Identity, Record};
 
-/// How long a killed process may take to end.
+/// How long a killed process may take to end, in milliseconds.
 const PATIENCE: i32 = 10_000;
+/// How long after that nobody has to be left time any more to ask how a process ended that was added.
+const GRACE: i32 = 200;
 
 /// Containers made by this process itself, with no other program.
 ///
@@ -340,7 +342,7 @@ impl Runtime for Native {
             return Err(Error::WrongStatus { id: id.clone(), operation: "delete", status });
         }
         self.waiting().remove(id);
-        let mut undo = Undo { process: record.identity.open(), cgroup: record.cgroup() };
+        let mut undo = Undo { process: record.identity.open(), pid: record.identity.pid, cgroup: record.cgroup() };
         // The end of its first process has ended a whole pid namespace.
         let alone = status == Status::Stopped && record.own_pids;
         let mut failures = undo.tear_down(!alone);
@@ -430,6 +432,8 @@ impl Joining {
 #[derive(Debug, Default)]
 struct Undo {
     process: Option<OwnedFd>,
+    /// Its number, if others may have been added to its namespace.
+    pid: i32,
     cgroup: Option<Cgroup>,
 }
 
@@ -460,19 +464,27 @@ impl Undo {
                 failures.extend(cgroup.kill().err());
             }
             if let Some(pidfd) = &self.process {
-                failures.extend(end(pidfd));
+                failures.extend(end(pidfd, self.pid));
             }
             failures.extend(cgroup.remove().err());
         } else if let Some(pidfd) = &self.process {
-            failures.extend(end(pidfd));
+            failures.extend(end(pidfd, self.pid));
         }
         failures
     }
 }
 
-/// Waits until a killed process has ended.
-fn end(pidfd: &OwnedFd) -> Option<Error> {
-    match process::ended(pidfd.as_fd(), PATIENCE) {
+/// Waits until a killed process has ended. The first of a pid namespace cannot before those that were added to it are reaped; where
+/// they are this process's children and nobody does that, it is done here.
+fn end(pidfd: &OwnedFd, pid: i32) -> Option<Error> {
+    let mut ended = process::ended(pidfd.as_fd(), GRACE);
+    if ended == Ok(false) {
+        if pid > 0 {
+            crate::offspring::reap_namespace(pid);
+        }
+        ended = process::ended(pidfd.as_fd(), PATIENCE);
+    }
+    match ended {
         Ok(true) => None,
         Ok(false) => Some(launch::system("wait for the killed process")(libc::ETIMEDOUT)),
         Err(errno) => Some(launch::system("wait for the killed process")(errno)),

@@ -47,7 +47,7 @@ pub trait Runtime: Debug + Send + Sync {
     ///
     /// The process is no part of the state; who added it waits for it. It has to be reaped ([`crate::wait`]) whenever it ends,
     /// independently of all other calls: as long as it is not, the kernel keeps the first process of its pid namespace, which is
-    /// ending, too, and [`Runtime::delete`] waits for that in vain.
+    /// ending, too. [`Runtime::delete`] waits a moment for that, and then [`crate::Native`] reaps it itself, so that how it ended is lost.
     ///
     /// Capabilities, limits, `noNewPrivileges` and `oomScoreAdj` that `process` does not name are those of the container's
     /// configuration. A container that was not started, is paused, or has ended is an [`Error::WrongStatus`].

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::offspring::children;
 use crate::sys::process;
 
 /// How long those that are ending may take.
@@ -42,10 +43,4 @@ pub(super) fn reap(program: &Path) {
             }
         }
     }
-}
-
-fn children() -> Vec<i32> {
-    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
