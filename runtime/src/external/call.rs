@@ -134,11 +134,24 @@ struct Entry {
     msg: String,
 }
 
-/// The message of the last line of a JSON log that is an error.
-fn last_error(log: &[u8]) -> Option<String> {
-    let entries = log.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
-    let mut errors = entries.filter(|e| matches!(e.level.to_ascii_lowercase().as_str(), "error" | "fatal" | "panic"));
-    errors.next_back().map(|e| e.msg)
+/// The message of the last entry of a JSON log that is an error. An entry may take a line, or several (crun 1.28).
+fn last_error(mut log: &[u8]) -> Option<String> {
+    let mut last = None;
+    loop {
+        let mut entries = serde_json::Deserializer::from_slice(log).into_iter::<Entry>();
+        let read = match entries.next() {
+            None => return last,
+            Some(Ok(entry)) => {
+                if matches!(entry.level.to_ascii_lowercase().as_str(), "error" | "fatal" | "panic") {
+                    last = Some(entry.msg);
+                }
+                entries.byte_offset()
+            }
+            // What is no entry ends with its line.
+            Some(Err(_)) => log.iter().position(|byte| *byte == b'\n').map_or(log.len(), |at| at + 1),
+        };
+        log = log.get(read..).unwrap_or_default();
+    }
 }
 
 /// On one line, and not endless.
@@ -255,6 +268,8 @@ not json
 {"level":"debug","msg":"later"}
 "#;
         assert_eq!(last_error(log).as_deref(), Some("second"));
+        let log = b"{\n  \"msg\": \"over\\nlines\",\n  \"level\": \"error\"\n}\nodd\n{\n  \"msg\": \"w\",\n  \"level\": \"warning\"\n}\n{";
+        assert_eq!(last_error(log).as_deref(), Some("over\nlines"));
         assert_eq!(last_error(b""), None);
         assert_eq!(last_error(b"{\"level\":\"error\"}"), None);
     }
