@@ -39,7 +39,7 @@ pub(crate) fn differences(expected: &Transcript, said: &Transcript) -> Vec<Diffe
         if expected.out != said.out {
             parts.push("stdout");
         }
-        if of_the_engine(&expected.err) != of_the_engine(&said.err) {
+        if !same_errors(&expected.err, &said.err) {
             parts.push("stderr");
         }
         if expected.status != said.status {
@@ -52,29 +52,12 @@ pub(crate) fn differences(expected: &Transcript, said: &Transcript) -> Vec<Diffe
     found
 }
 
-/// What an engine itself says has words of its own: that it says something is the same, and so is all else.
-fn of_the_engine(lines: &[String]) -> Vec<&str> {
-    const OWN: [&str; 10] = [
-        "estiba: ",
-        "docker: ",
-        "Error",
-        "error",
-        "Run 'docker ",
-        "See 'docker ",
-        "Usage:  docker ",
-        "unknown ",
-        "Unable to find image ",
-        "WARNING: ",
-    ];
-    let mut plain: Vec<&str> = Vec::new();
-    for line in lines.iter().filter(|line| !line.is_empty()) {
-        let own = OWN.iter().any(|start| line.starts_with(start));
-        let shown = if own { "(the engine's own words)" } else { line.as_str() };
-        if !own || plain.last() != Some(&shown) {
-            plain.push(shown);
-        }
-    }
-    plain
+/// What an engine itself says has words of its own: that it says something is the same, and all else is the same.
+fn same_errors(docker: &[String], estiba: &[String]) -> bool {
+    let (own, others): (Vec<&String>, Vec<&String>) = estiba.iter().partition(|line| line.starts_with("estiba: "));
+    let (same, of_docker): (Vec<&String>, Vec<&String>) =
+        docker.iter().filter(|line| !line.is_empty()).partition(|line| others.contains(line));
+    same == others && of_docker.is_empty() == own.is_empty()
 }
 
 /// What `judged.md` says: of each command which parts differ, and why.

@@ -4,7 +4,7 @@
 pub(crate) fn lines(text: &str, folder: &str) -> Vec<String> {
     let text = text.replace(folder, "<folder>").replace('\r', "");
     // Of the machine on which the transcript was written.
-    text.lines().filter(|line| !line.starts_with("WARNING: IPv4 forwarding")).map(line).collect()
+    text.lines().filter(|line| !line.contains("IPv4 forwarding is disabled")).map(line).collect()
 }
 
 fn line(line: &str) -> String {

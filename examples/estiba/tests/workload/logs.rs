@@ -30,12 +30,23 @@ struct Run {
     last: Option<u64>,
 }
 
+/// Where a stream begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begins {
+    AtALine,
+    /// Perhaps within a line, as for one who attaches.
+    Anywhere,
+}
+
 impl Run {
     /// Reads numbered lines to the end of a stream, which may end within a line.
-    fn read(stream: ChildStdout) -> Result<Self> {
+    fn read(stream: ChildStdout, begins: Begins) -> Result<Self> {
         let mut run = Self::default();
         let mut reader = BufReader::with_capacity(1 << 16, stream);
         let mut line = Vec::new();
+        if begins == Begins::Anywhere {
+            reader.read_until(b'\n', &mut line)?;
+        }
         loop {
             line.clear();
             if reader.read_until(b'\n', &mut line)? == 0 || line.last() != Some(&b'\n') {
@@ -95,7 +106,8 @@ fn one_reader(home: &Home, words: &[&str], killed_after: Duration) -> Result<u64
     let mut child = home.command(words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let stream = child.stdout.take().ok_or("no stdout")?;
     let run = std::thread::scope(|scope| {
-        let reader = scope.spawn(move || Run::read(stream));
+        let begins = if words[0] == "attach" { Begins::Anywhere } else { Begins::AtALine };
+        let reader = scope.spawn(move || Run::read(stream, begins));
         std::thread::sleep(killed_after);
         let _ = child.kill();
         let _ = child.wait();
@@ -110,7 +122,7 @@ fn one_reader(home: &Home, words: &[&str], killed_after: Duration) -> Result<u64
 
 fn logged(home: &Home) -> Result<Run> {
     let mut child = home.command(&["logs", "writer"]).stdout(Stdio::piped()).spawn()?;
-    let run = Run::read(child.stdout.take().ok_or("no stdout")?);
+    let run = Run::read(child.stdout.take().ok_or("no stdout")?, Begins::AtALine);
     let status = wait(&mut child)?;
     if status.success() { run } else { Err(format!("logs ended with {status}").into()) }
 }
