@@ -27,14 +27,31 @@ const NAMES: [&str; 6] = ["w0", "w1", "w2", "w3", "w4", "w5"];
 /// What may be drawn: how likely, and the words. `{n}` and `{m}` stand for names, `{i}` for the image, `{d}` for a digit, `{f}`
 /// for a folder.
 const COMMANDS: &[(u64, &[&str])] = &[
-    (8, &["run", "-d", "--name", "{n}", "{i}", "sleep", "1000"]),
-    (4, &["run", "-d", "--name", "{n}", "{i}", "sh", "-c", "echo start; sleep 0.{d}; exit {d}"]),
-    (2, &["run", "-d", "--rm", "--name", "{n}", "{i}", "sleep", "0.{d}"]),
-    (4, &["run", "--rm", "--name", "{n}", "{i}", "sh", "-c", "sleep 0.{d}"]),
-    (2, &["run", "-d", "--restart", "on-failure:2", "--name", "{n}", "{i}", "false"]),
-    (1, &["run", "-d", "--restart", "always", "--name", "{n}", "{i}", "sleep", "0.{d}"]),
-    (1, &["run", "-d", "--health-cmd", "true", "--health-interval", "300ms", "--name", "{n}", "{i}", "sleep", "1000"]),
-    (4, &["create", "--name", "{n}", "{i}", "sleep", "1000"]),
+    (8, &["run", "-d", "-l", "drawn", "--name", "{n}", "{i}", "sleep", "1000"]),
+    (4, &["run", "-d", "-l", "drawn", "--name", "{n}", "{i}", "sh", "-c", "echo start; sleep 0.{d}; exit {d}"]),
+    (2, &["run", "-d", "--rm", "-l", "drawn", "--name", "{n}", "{i}", "sleep", "0.{d}"]),
+    (4, &["run", "--rm", "-l", "drawn", "--name", "{n}", "{i}", "sh", "-c", "sleep 0.{d}"]),
+    (2, &["run", "-d", "--restart", "on-failure:2", "-l", "drawn", "--name", "{n}", "{i}", "false"]),
+    (1, &["run", "-d", "--restart", "always", "-l", "drawn", "--name", "{n}", "{i}", "sleep", "0.{d}"]),
+    (
+        1,
+        &[
+            "run",
+            "-d",
+            "--health-cmd",
+            "true",
+            "--health-interval",
+            "300ms",
+            "-l",
+            "drawn",
+            "--name",
+            "{n}",
+            "{i}",
+            "sleep",
+            "1000",
+        ],
+    ),
+    (4, &["create", "-l", "drawn", "--name", "{n}", "{i}", "sleep", "1000"]),
     (8, &["start", "{n}"]),
     (4, &["stop", "-t", "0", "{n}"]),
     (4, &["kill", "{n}"]),
@@ -66,7 +83,7 @@ const COMMANDS: &[(u64, &[&str])] = &[
     (1, &["rmi", "made/image:{d}"]),
     (1, &["images"]),
     (1, &["events", "--since", "1s", "--until", "0s"]),
-    (1, &["container", "prune", "-f"]),
+    (1, &["container", "prune", "-f", "--filter", "label=drawn"]),
     (1, &["system", "df"]),
 ];
 
