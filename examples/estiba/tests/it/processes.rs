@@ -35,6 +35,10 @@ impl Process {
         self.command.starts_with("estiba-shim") || self.command.contains("containerd-shim-estiba-v2")
     }
 
+    pub(crate) fn is_monitor(&self) -> bool {
+        self.command.contains("estiba") && self.command.split(' ').any(|word| word == "monitor")
+    }
+
     /// The network namespace, as its link says.
     pub(crate) fn network(&self) -> Option<String> {
         fs::read_link(format!("/proc/{}/ns/net", self.pid)).ok().map(|link| link.display().to_string())

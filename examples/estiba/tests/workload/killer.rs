@@ -31,8 +31,7 @@ pub(crate) fn role(process: &Process) -> Option<Role> {
     if own != Path::new(Home::program()) {
         return None;
     }
-    let is_monitor = process.command.split(' ').any(|word| word == "monitor");
-    Some(if is_monitor { Role::Monitor } else { Role::Command })
+    Some(if process.is_monitor() { Role::Monitor } else { Role::Command })
 }
 
 /// The container of a shim, by its command line.

@@ -12,9 +12,8 @@ use libtest_mimic::Trial;
 use crate::dice::{Dice, seed};
 use crate::home::{Error, Home, Result};
 use crate::image::{Layout, busybox};
-use crate::killer::{Role, kill_until, role};
+use crate::killer::kill_until;
 use crate::need::{Need, campaign, trial};
-use crate::processes;
 use crate::truth::{self, Told};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -105,7 +104,6 @@ fn random(home: &Home) -> Result {
 fn whole(home: &Home, seed: u64) -> Result {
     let image = Layout::write(&home.folder().join("busybox"), &[busybox()?])?.reference();
     home.run(&["run", "--rm", &image, "true"])?.expect_status(0)?;
-    let before = home.look();
     let keepers = (0..3).map(|number| Keeper::start(home, &image, number)).collect::<Result<Vec<_>>>()?;
     let stop = AtomicBool::new(false);
     let root = home.root();
@@ -148,8 +146,7 @@ fn whole(home: &Home, seed: u64) -> Result {
         done.iter().flat_map(|done| &done.exits).map(|(name, status)| (name.as_str(), *status)).collect();
     statuses(home, &promised)?;
     remove_all(home)?;
-    home.settled_as(&before, |difference| !is_of_images(home, difference) && !difference.contains("monitor"))?;
-    idle_exit(home)
+    home.check()
 }
 
 /// Each container that was started to end with a status has done so.
@@ -183,31 +180,6 @@ fn remove_all(home: &Home) -> Result {
     }
     let left = truth::told(home)?;
     if left.is_empty() { Ok(()) } else { Err(format!("they stay after rm -f: {left:?}").into()) }
-}
-
-fn is_of_images(home: &Home, difference: &str) -> bool {
-    let path = difference.rsplit_once(": file ").map_or("", |(_, path)| path);
-    let folders = ["content", "snapshots", "leases", "events"].map(|name| home.root().join(name));
-    let path = std::path::Path::new(path);
-    folders.iter().any(|folder| path.starts_with(folder))
-        && !path.parent().is_some_and(|parent| parent.ends_with("active"))
-}
-
-/// With nothing to do the monitor goes by itself.
-fn idle_exit(_home: &Home) -> Result {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        processes::reap();
-        let all = processes::below();
-        let monitors: Vec<_> = all.iter().filter(|process| role(process) == Some(Role::Monitor)).collect();
-        if monitors.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            return Err(format!("a monitor with nothing to do stays: {monitors:?}").into());
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
 }
 
 /// What a worker has seen.
