@@ -132,10 +132,12 @@ impl Engine {
             let archive = OciArchive::from_bytes(archive).map_err(failed)?;
             let listing = archive.images().map_err(failed)?.into_iter().next();
             let root = listing.ok_or_else(|| Error::EmptyArchive { image: name.clone() })?.root;
-            let manifest = image::copy(&archive, &root, &Platform::host(), &*inner.content).map_err(failed)?;
+            // Nobody takes it for rubbish before it has its name.
+            let lease = inner.content.lease().map_err(failed)?;
+            let manifest = image::copy(&archive, &root, &Platform::host(), &lease).map_err(failed)?;
             if inner.content.resolve(&name).map_err(failed)?.as_ref().map(Descriptor::digest) != Some(manifest.digest())
             {
-                inner.content.set(&name, &manifest).map_err(failed)?;
+                inner.content.tag(&name, &manifest).map_err(failed)?;
             }
             Ok(Image { name, manifest })
         })
@@ -269,6 +271,13 @@ impl Inner {
         }
         check(&request)?;
         let name = request.name.as_deref().map(str::parse::<ContainerName>).transpose()?;
+        // Until the record names the image, this does.
+        let lease = self.content.lease().map_err(|source| Error::Content { source: Box::new(source) })?;
+        lease
+            .hold(&request.image.manifest)
+            .map_err(|source| Error::Image { image: request.image.name.clone(), source: Box::new(source) })?;
+        // Nor are its layers anybody's rubbish meanwhile.
+        let _layers = FolderLock::shared(&self.leases)?;
         let unpacked = unpack::ensure(&request.image, &self.content, &*self.snapshotter, &self.leases)?;
         let command = crate::spec::arguments(&request, &unpacked.defaults)?;
         crate::spec::resources(&request.limits)?;

@@ -260,12 +260,12 @@ impl Inner {
         self.tell(&[Event::new(Kind::Image, action, name).with("name", name)]);
     }
 
-    /// The manifests that containers are made from, and how many by each.
+    /// The manifests that containers are made from, and how many by each. A record that cannot be read is an error: it holds an
+    /// image that nobody knows.
     fn images_in_use(&self) -> Result<BTreeMap<String, (Descriptor, usize)>> {
         let mut used: BTreeMap<String, (Descriptor, usize)> = BTreeMap::new();
         for id in self.records.ids()? {
-            // A record that cannot be read holds an image that nobody knows.
-            if let Ok(Some(record)) = self.records.read(&id) {
+            if let Some(record) = self.records.read(&id)? {
                 let manifest = record.request.image.manifest;
                 used.entry(manifest.digest().to_string()).or_insert((manifest, 0)).1 += 1;
             }

@@ -200,7 +200,8 @@ pub(crate) fn remove_abandoned(snapshotter: &dyn Snapshotter, leases: &Path) -> 
     if list()?.is_empty() {
         return Ok(());
     }
-    let _alone = FolderLock::wait(leases)?;
+    // While somebody unpacks or makes a container, the next command does it.
+    let Some(_alone) = FolderLock::try_now(leases)? else { return Ok(()) };
     for path in list()? {
         let Some(Ok(key)) = path.file_name().and_then(|name| name.to_str()).map(str::parse::<Key>) else { continue };
         if path.exists() && FolderLock::try_now(&path).is_ok_and(|lock| lock.is_some()) {

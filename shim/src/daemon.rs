@@ -125,13 +125,14 @@ fn leave(mut server: Server, ending: Ending, lock: Flock<File>) -> Result<Infall
     if let Err(error) = server.task.destroy() {
         log(&chain(&error));
     }
-    server.task.return_home();
     let command = server.task.arguments().exit_command.clone();
     let last = ending == Ending::Shutdown || command.is_empty();
     if last {
         // While clients still see it alive: afterwards the folder is theirs to remove.
         let _ = std::fs::remove_file(server.task.arguments().socket.as_deref().unwrap_or(Path::new(SOCKET)));
     }
+    // Not before: it takes the working folder away.
+    server.task.return_home();
     // The socket is closed first, so that whoever connects from now on is refused and not forgotten.
     drop(server);
     if last {

@@ -9,7 +9,7 @@ use super::{Stage, Task};
 use crate::daemon::log;
 use crate::error::{Error, Result, chain};
 use crate::exit::ExitRecord;
-use crate::process::Ended;
+use crate::process::{Ended, Process};
 use crate::proto::events::{TaskExit, TaskOOM};
 
 /// How long a killed process may take to be gone.
@@ -120,11 +120,23 @@ impl Task {
     /// Kills and removes the container.
     pub(crate) fn destroy(&mut self) -> Result<Option<Ended>> {
         let Some(mut container) = self.container.take() else { return Ok(None) };
-        let removed = container.runtime.delete(&self.arguments.id, DeleteMode::Force);
-        let added = container.execs.iter_mut().filter_map(|exec| exec.process.as_mut());
-        for process in added.chain([&mut container.process]).filter(|process| process.ended.is_none()) {
+        let end = |process: &mut Process| {
             let status = process.reap(KILL_PATIENCE).unwrap_or(ExitStatus::Signaled(libc::SIGKILL));
             process.set_ended(Ended::now(status, false));
+        };
+        // The kernel ends the first process of a namespace only when all others are reaped, and these are ours.
+        let added = container.execs.iter_mut().filter_map(|exec| exec.process.as_mut());
+        let added: Vec<_> = added.filter(|process| process.ended.is_none()).collect();
+        if !added.is_empty() {
+            // What fails here fails again below.
+            let _ = container.runtime.kill(&self.arguments.id, libc::SIGKILL, KillTarget::All);
+            for process in added {
+                end(process);
+            }
+        }
+        let removed = container.runtime.delete(&self.arguments.id, DeleteMode::Force);
+        if container.process.ended.is_none() {
+            end(&mut container.process);
         }
         let ended = container.process.ended;
         if let Err(source) = removed {
