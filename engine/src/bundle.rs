@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use estiba_runtime::mount::Tree;
 use nix::fcntl::OFlag;
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType};
 
 use crate::engine::Inner;
 use crate::error::{Error, Result};
@@ -40,9 +41,46 @@ pub(crate) fn write(inner: &Inner, record: &Record, bundle: &Path, mounts: &[oci
     // They can be written from inside, so they lie where the container's other changes do: not in RUN, which may be memory.
     let mut files = host_files(&inner.records.folder(&record.id), request, &hostname)?;
     files.volumes = inner.volume_folders(record)?;
+    if request.privileged {
+        devices(Path::new("/dev"), &mut files.devices)?;
+    }
     let spec = spec::build(&record.id, &record.cgroup, request, &image, &identity, &hostname, &files)?;
     let bytes = serde_json::to_vec(&spec).map_err(|source| Error::Spec { field: "config", source: source.into() })?;
     folder::replace(bundle, "config.json", &bytes, Durability::Lazy)
+}
+
+/// The host's devices below a folder, but for terminals and what every container has of its own.
+fn devices(folder: &Path, found: &mut Vec<LinuxDevice>) -> Result<()> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    const OWN: [&str; 7] = ["pts", "shm", "mqueue", "console", "fd", "ptmx", "tty"];
+    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))?.flatten() {
+        let path = entry.path();
+        if OWN.iter().any(|name| path == Path::new("/dev").join(name)) {
+            continue;
+        }
+        // What goes away meanwhile is not there.
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        let kind = metadata.file_type();
+        let typ = match () {
+            () if kind.is_dir() => {
+                devices(&path, found)?;
+                continue;
+            }
+            () if kind.is_char_device() => LinuxDeviceType::C,
+            () if kind.is_block_device() => LinuxDeviceType::B,
+            () => continue,
+        };
+        let device = LinuxDeviceBuilder::default()
+            .path(path)
+            .typ(typ)
+            .major(i64::try_from(nix::sys::stat::major(metadata.rdev())).unwrap_or_default())
+            .minor(i64::try_from(nix::sys::stat::minor(metadata.rdev())).unwrap_or_default())
+            .file_mode(metadata.mode() & 0o7777)
+            .uid(metadata.uid())
+            .gid(metadata.gid());
+        found.push(spec::built("linux.devices", device.build())?);
+    }
+    Ok(())
 }
 
 /// A file of the root, bounded; empty if it is not there or not a text.
@@ -105,6 +143,7 @@ fn host_files(folder: &Path, request: &CreateRequest, hostname: &str) -> Result<
     };
     Ok(HostFiles {
         volumes: Vec::new(),
+        devices: Vec::new(),
         hostname: write("hostname", &format!("{hostname}\n"))?,
         hosts: write("hosts", &hosts)?,
         resolv_conf: write("resolv.conf", &resolv_conf)?,

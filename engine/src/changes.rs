@@ -77,11 +77,7 @@ impl Container {
             let settings = Settings {
                 entrypoint: asked.entrypoint.clone(),
                 cmd: (!asked.command.is_empty() || asked.entrypoint.is_some()).then(|| asked.command.clone()),
-                env: (!asked.env.is_empty()).then(|| {
-                    let mut env = parent.config().env().iter().map(|text| (*text).clone()).collect();
-                    crate::spec::set_variables(&mut env, &asked.env);
-                    env
-                }),
+                env: (!asked.env.is_empty()).then(|| crate::spec::configured(&asked.env, parent.config().env())),
                 working_dir: asked.workdir.clone(),
                 user: asked.user.clone(),
                 labels: Some(asked.labels.clone()),

@@ -492,7 +492,7 @@ impl Container {
                         && !record.stopped
                     {
                         (record.stopped, record.restarting) = (true, false);
-                        inner.records.write(&record)?;
+                        room(inner.records.write(&record))?;
                     }
                     repair::end(inner, id)?;
                 }
@@ -516,12 +516,11 @@ impl Container {
                 if record.restarting && kill == Kill::No {
                     return Err(Error::StillRunning { id: id.clone() });
                 }
-                repair::settle(inner, id, &lock)?;
+                room(repair::settle(inner, id, &lock).map(drop))?;
                 let Some(mut record) = inner.records.read(id)? else { return Ok(()) };
-                inner.records.mark(id)?;
                 record.stage = Stage::Removing;
                 record.takes_volumes |= volumes == OwnVolumes::Remove;
-                inner.records.write(&record)?;
+                room(inner.records.mark(id).and_then(|()| inner.records.write(&record)))?;
                 return repair::demolish(inner, &record);
             }
         })
@@ -544,6 +543,15 @@ impl Container {
 
 /// Where the types of the runtime specification are named in the task API.
 pub(crate) const TYPES: &str = "types.containerd.io/opencontainers/runtime-spec/1/";
+
+/// What could not be noted for want of room must not stop a removal, which makes room. If it is interrupted, somebody has to ask for
+/// it again.
+fn room(noted: Result<()>) -> Result<()> {
+    match noted {
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::StorageFull => Ok(()),
+        noted => noted,
+    }
+}
 
 fn has_ended_since(first: &Record, now: &Record) -> bool {
     now.starts > first.starts || now.ended != first.ended

@@ -429,6 +429,7 @@ fn prepare_root(root: &Path) -> Result<()> {
     let path = root.join("version");
     match fs::read_to_string(&path) {
         Ok(text) if text.trim() == VERSION.to_string() => Ok(()),
+        Ok(text) if text.trim().is_empty() => Err(Error::NoVersion { path, known: VERSION }),
         Ok(text) => Err(Error::Version { path, found: text.trim().chars().take(20).collect(), known: VERSION }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             folder::make(root)?;

@@ -41,6 +41,14 @@ pub enum Error {
         /// What this program writes.
         known: u32,
     },
+    /// The file that says the state's format is empty.
+    #[error("{} is empty, and should say which format the state has: if it is this program's, write {known} into it", path.display())]
+    NoVersion {
+        /// The version file.
+        path: PathBuf,
+        /// What this program writes.
+        known: u32,
+    },
     /// No random numbers could be had.
     #[error("cannot get random numbers for an id")]
     Random {
@@ -229,7 +237,9 @@ pub enum Error {
         image: String,
     },
     /// The user is not in the image.
-    #[error("the user {user:?} of the image or request is not in the image's /etc/passwd or /etc/group")]
+    #[error(
+        "there is no user or group {user:?} in the image's /etc/passwd or /etc/group; a number must be below 4294967295"
+    )]
     NoUser {
         /// As given.
         user: String,

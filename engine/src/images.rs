@@ -13,6 +13,15 @@ pub struct Image {
 }
 
 impl Image {
+    /// Its name in the short form that Docker shows, if it is a reference.
+    #[must_use]
+    pub fn familiar_name(&self) -> String {
+        match self.name.parse::<estiba_image::Reference>() {
+            Ok(reference) if reference.to_string() == self.name => reference.familiar(),
+            _ => self.name.clone(),
+        }
+    }
+
     /// The image of a container whose record cannot be read.
     pub(crate) fn unknown() -> Self {
         Self { name: String::new(), manifest: nowhere(0) }

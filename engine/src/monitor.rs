@@ -46,40 +46,39 @@ impl Engine {
     /// Is the root's monitor for as long as there is something to watch over, and for `linger` more. Returns at once if
     /// another one is.
     pub async fn monitor(&self, linger: Duration) -> Result<()> {
+        let Some(mut lock) = self.blocking(Inner::monitor_lock).await? else { return Ok(()) };
         loop {
-            let Some(lock) = self.blocking(Inner::monitor_lock).await? else { return Ok(()) };
-            // From before the first look at the records: nothing is missed.
-            let mut events = self.events(EventsRequest::default()).await?;
-            let mut watched = Watched { engine: self.clone(), tasks: HashMap::new() };
-            for summary in self.containers().await? {
-                watched.look(&summary.record);
+            self.watch_over(linger).await?;
+            match self.blocking(move |inner| inner.leave_monitor(lock)).await? {
+                None => return Ok(()),
+                Some(kept) => lock = kept,
             }
-            loop {
-                let event = tokio::time::timeout(linger, events.next()).await;
-                watched.tasks.retain(|_, task| !task.is_finished());
-                match event {
-                    Ok(Some(event)) => {
-                        let event = event?;
-                        if event.kind == Kind::Container
-                            && let Ok(id) = event.id.parse::<Id>()
-                        {
-                            watched.look_at(id).await;
-                        }
+        }
+    }
+
+    /// Watches over the root's containers until there is none for `linger`.
+    async fn watch_over(&self, linger: Duration) -> Result<()> {
+        // From before the first look at the records: nothing is missed.
+        let mut events = self.events(EventsRequest::default()).await?;
+        let mut watched = Watched { engine: self.clone(), tasks: HashMap::new() };
+        for summary in self.containers().await? {
+            watched.look(&summary.record);
+        }
+        loop {
+            let event = tokio::time::timeout(linger, events.next()).await;
+            watched.tasks.retain(|_, task| !task.is_finished());
+            match event {
+                Ok(Some(event)) => {
+                    let event = event?;
+                    if event.kind == Kind::Container
+                        && let Ok(id) = event.id.parse::<Id>()
+                    {
+                        watched.look_at(id).await;
                     }
-                    Ok(None) => break,
-                    Err(_) if watched.tasks.is_empty() => break,
-                    Err(_) => {}
                 }
-            }
-            self.blocking(move |inner| {
-                let _ = fs::remove_file(inner.monitor_file("wanted"));
-                drop(lock);
-                Ok(())
-            })
-            .await?;
-            // Somebody may have wanted it just then, and seen that it was there.
-            if tokio::time::timeout(Duration::from_millis(1), events.next()).await.is_err() {
-                return Ok(());
+                Ok(None) => return Ok(()),
+                Err(_) if watched.tasks.is_empty() => return Ok(()),
+                Err(_) => {}
             }
         }
     }
@@ -88,10 +87,14 @@ impl Engine {
     pub(crate) async fn ensure_monitor(&self) -> Result<()> {
         self.blocking(|inner| {
             let [program, arguments @ ..] = inner.config.monitor_command.as_slice() else { return Ok(()) };
-            let wanted = inner.monitor_file("wanted");
-            File::create(&wanted).map_err(Error::io("make", wanted))?;
-            if folder::is_held(&inner.monitor_file("lock"))? {
-                return Ok(());
+            {
+                // A monitor that is about to leave looks at the records once more, and whoever comes after that finds it gone.
+                let _gate = inner.monitor_gate()?;
+                let wanted = inner.monitor_file("wanted");
+                File::create(&wanted).map_err(Error::io("make", wanted))?;
+                if folder::is_held(&inner.monitor_file("lock"))? {
+                    return Ok(());
+                }
             }
             let failed = |source| Error::Monitor { source };
             let command = Command::new(program)
@@ -124,6 +127,27 @@ impl Inner {
         }
     }
 
+    /// Held by who decides whether the monitor stays, and by who wants it.
+    fn monitor_gate(&self) -> Result<Flock<File>> {
+        let path = self.monitor_file("gate");
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(Error::io("open", &path))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| Error::errno("lock", path)(errno))
+    }
+
+    /// Gives up the monitor's lock, or gives it back if a container wants to be watched.
+    fn leave_monitor(&self, lock: Flock<File>) -> Result<Option<Flock<File>>> {
+        let _gate = self.monitor_gate()?;
+        for id in self.records.ids()? {
+            if self.records.read(&id).is_ok_and(|record| record.is_some_and(|record| is_watched(&record))) {
+                return Ok(Some(lock));
+            }
+        }
+        let _ = fs::remove_file(self.monitor_file("wanted"));
+        drop(lock);
+        Ok(None)
+    }
+
     /// Whether a monitor is wanted and does not run: it was killed.
     pub(crate) fn misses_monitor(&self) -> Result<bool> {
         Ok(self.monitor_file("wanted").exists() && !folder::is_held(&self.monitor_file("lock"))?)
@@ -145,9 +169,7 @@ impl Watched {
     }
 
     fn look(&mut self, record: &Record) {
-        // One that has started and does not run has ended just now, and nobody has put that on record.
-        let wanted = record.restarting || (record.stage == Stage::Started && record.needs_monitor());
-        if wanted && !self.tasks.contains_key(&record.id) {
+        if is_watched(record) && !self.tasks.contains_key(&record.id) {
             let container = Container::new(self.engine.clone(), record.id.clone());
             let task = tokio::spawn(async move {
                 if let Err(error) = Box::pin(attend(&container)).await {
@@ -158,6 +180,12 @@ impl Watched {
             self.tasks.insert(record.id.clone(), task);
         }
     }
+}
+
+/// Whether a container is to be watched over. One that has started and does not run has ended just now, and nobody has put that on
+/// record.
+fn is_watched(record: &Record) -> bool {
+    record.restarting || (record.stage == Stage::Started && record.needs_monitor())
 }
 
 /// Watches over one container until it needs it no more.
@@ -248,11 +276,14 @@ async fn check_health(container: &Container, record: &Record, check: &Healthchec
     loop {
         let early = in_start_period() && health.status == HealthStatus::Starting;
         tokio::time::sleep(if early { start_interval } else { interval }).await;
+        let start = SystemTime::now();
         let probe = match probe(container, check, timeout).await {
             // Frozen: it can answer nothing.
             Err(Error::Paused { .. }) => continue,
             Ok(probe) => probe,
-            Err(error) => return error,
+            Err(error @ (Error::NotRunning { .. } | Error::NoContainer { .. })) => return error,
+            // That it cannot be looked at is no good sign, and it may be looked at later.
+            Err(error) => Probe { start, end: SystemTime::now(), exit_code: -1, output: crate::error::chain(&error) },
         };
         let before = health.status;
         health.note(probe, retries, in_start_period());
@@ -265,7 +296,8 @@ async fn check_health(container: &Container, record: &Record, check: &Healthchec
             }
             Ok(())
         });
-        if let Err(error) = told.await {
+        // Where it cannot be written, the next check tries again.
+        if let Err(error @ Error::NoContainer { .. }) = told.await {
             return error;
         }
     }

@@ -232,7 +232,7 @@ impl Record {
     pub(crate) fn event(&self, action: &str) -> Event {
         let mut event = Event::new(Kind::Container, action, self.id.as_str());
         event.attributes.extend(self.request.labels.clone());
-        event.with("name", &self.name).with("image", &self.request.image.name)
+        event.with("name", &self.name).with("image", &self.request.image.familiar_name())
     }
 
     /// Whether somebody has to watch over it while it runs: to start it again, or to look whether it is well.

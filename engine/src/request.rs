@@ -77,6 +77,12 @@ pub struct CreateRequest {
     /// Default capabilities that it does not get.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cap_drop: Vec<String>,
+    /// It has all capabilities and devices, and nothing is hidden from it or read-only: root in it is root on the host.
+    #[serde(default)]
+    pub privileged: bool,
+    /// Programs with a set-user-id bit or capabilities of their own get them (`sudo`, `su`), which by default they do not.
+    #[serde(default)]
+    pub new_privileges: bool,
     /// The container's network.
     pub network: NetworkMode,
     /// The root file system is read-only.
@@ -135,6 +141,8 @@ impl CreateRequest {
             oom_score_adj: None,
             cap_add: Vec::new(),
             cap_drop: Vec::new(),
+            privileged: false,
+            new_privileges: false,
             network: NetworkMode::None,
             read_only: false,
             tty: false,

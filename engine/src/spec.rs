@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    BoxBuilder, Capability, Linux, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDeviceCgroup,
-    LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemoryBuilder, LinuxNamespaceBuilder, LinuxNamespaceType,
-    LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder,
-    PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    BoxBuilder, Capability, Linux, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDevice,
+    LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemoryBuilder, LinuxNamespaceBuilder,
+    LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 use crate::error::{Error, Result};
@@ -46,6 +46,8 @@ pub(crate) struct VolumeFolder {
 #[derive(Debug, Clone)]
 pub(crate) struct HostFiles {
     pub(crate) volumes: Vec<VolumeFolder>,
+    /// The host's devices, for a container that is privileged.
+    pub(crate) devices: Vec<LinuxDevice>,
     pub(crate) hostname: PathBuf,
     pub(crate) hosts: PathBuf,
     pub(crate) resolv_conf: PathBuf,
@@ -117,7 +119,7 @@ pub(crate) fn build(
             .hostname(hostname)
             .mounts(mounts(request, files)?)
             .process(process(request, image, identity, hostname)?)
-            .linux(linux(cgroup, request)?)
+            .linux(linux(cgroup, request, &files.devices)?)
             .annotations(annotations)
             .build(),
     )
@@ -147,7 +149,19 @@ fn environment(request: &CreateRequest, image: &ImageDefaults, hostname: &str) -
     if request.tty {
         variables.push("TERM=xterm".to_owned());
     }
-    set_variables(&mut variables, image.env.iter().chain(&request.env));
+    set_variables(&mut variables, &configured(&request.env, &image.env));
+    variables
+}
+
+/// The environment that was asked for, before the image's, as Docker has them.
+pub(crate) fn configured(asked: &[String], image: &[String]) -> Vec<String> {
+    let mut variables = Vec::new();
+    set_variables(&mut variables, asked);
+    let key = |variable: &String| variable.split('=').next().map(str::to_owned);
+    let known: HashSet<_> = variables.iter().map(key).collect();
+    let mut rest = Vec::new();
+    set_variables(&mut rest, image);
+    variables.extend(rest.into_iter().filter(|variable| !known.contains(&key(variable))));
     variables
 }
 
@@ -203,7 +217,7 @@ fn process(request: &CreateRequest, image: &ImageDefaults, identity: &Identity, 
             .env(environment(request, image, hostname))
             .cwd(workdir)
             .capabilities(built("process.capabilities", sets)?)
-            .no_new_privileges(true)
+            .no_new_privileges(!(request.new_privileges || request.privileged))
             .rlimits(request.ulimits.iter().map(rlimit).collect::<Result<Vec<_>>>()?)
             .build(),
     )
@@ -224,6 +238,9 @@ fn capabilities(request: &CreateRequest) -> Result<Vec<Capability>> {
         names.iter().map(|name| parse(field, name)).collect()
     };
     let (added, dropped) = (list("the capability", &request.cap_add)?, list("the capability", &request.cap_drop)?);
+    if request.privileged {
+        return Ok(all_capabilities());
+    }
     let base: Vec<Capability> = match (added.contains(&None), dropped.contains(&None)) {
         (true, _) => all_capabilities(),
         (false, true) => Vec::new(),
@@ -268,6 +285,7 @@ fn mount(destination: &str, typ: &str, source: &str, options: &[&str]) -> Result
 }
 
 fn mounts(request: &CreateRequest, files: &HostFiles) -> Result<Vec<Mount>> {
+    let kernel = if request.privileged { "rw" } else { "ro" };
     let shm_size = format!("size={}", request.shm_size.unwrap_or(64 << 20));
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
@@ -278,8 +296,8 @@ fn mounts(request: &CreateRequest, files: &HostFiles) -> Result<Vec<Mount>> {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         )?,
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", "ro"])?,
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"])?,
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", kernel])?,
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", kernel])?,
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
         mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm_size])?,
     ];
@@ -317,7 +335,7 @@ fn mounts(request: &CreateRequest, files: &HostFiles) -> Result<Vec<Mount>> {
     Ok(mounts)
 }
 
-fn linux(cgroup: &str, request: &CreateRequest) -> Result<Linux> {
+fn linux(cgroup: &str, request: &CreateRequest, devices: &[LinuxDevice]) -> Result<Linux> {
     let mut kinds = vec![
         LinuxNamespaceType::Pid,
         LinuxNamespaceType::Ipc,
@@ -333,18 +351,21 @@ fn linux(cgroup: &str, request: &CreateRequest) -> Result<Linux> {
         .map(|kind| built("linux.namespaces", LinuxNamespaceBuilder::default().typ(kind).build()))
         .collect::<Result<Vec<_>>>()?;
     let owned = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>();
-    built(
-        "linux",
-        LinuxBuilder::default()
-            .namespaces(namespaces)
-            .resources(with_devices(resources(&request.limits)?)?)
-            .sysctl(request.sysctls.clone().into_iter().collect::<HashMap<_, _>>())
-            .cgroups_path(cgroup)
+    let mut linux = LinuxBuilder::default()
+        .namespaces(namespaces)
+        .resources(with_devices(resources(&request.limits)?, request.privileged)?)
+        .sysctl(request.sysctls.clone().into_iter().collect::<HashMap<_, _>>())
+        .cgroups_path(cgroup);
+    // Nothing is kept from one that is privileged.
+    if request.privileged {
+        linux = linux.devices(devices.to_vec());
+    } else {
+        linux = linux
             .seccomp(estiba_runtime::seccomp::default_profile(&capabilities(request)?))
             .masked_paths(owned(&MASKED_PATHS))
-            .readonly_paths(owned(&READONLY_PATHS))
-            .build(),
-    )
+            .readonly_paths(owned(&READONLY_PATHS));
+    }
+    built("linux", linux.build())
 }
 
 /// Limits in the words of the specification; those that cannot hold are refused.
@@ -467,8 +488,14 @@ pub(crate) fn changes(asked: &Limits, changed: &Limits) -> Result<LinuxResources
     })
 }
 
-fn with_devices(mut resources: LinuxResources) -> Result<LinuxResources> {
-    resources.set_devices(Some(device_rules()?));
+fn with_devices(mut resources: LinuxResources, all: bool) -> Result<LinuxResources> {
+    let rules = if all {
+        let rule = LinuxDeviceCgroupBuilder::default().allow(true).access("rwm").build();
+        vec![built("linux.resources.devices", rule)?]
+    } else {
+        device_rules()?
+    };
+    resources.set_devices(Some(rules));
     Ok(resources)
 }
 
@@ -561,8 +588,13 @@ mod tests {
             binds: vec![Bind { source: "/a".into(), destination: "/etc/hosts".into(), read_only: true }],
             ..request()
         };
-        let files =
-            HostFiles { volumes: Vec::new(), hostname: "/h".into(), hosts: "/hosts".into(), resolv_conf: "/r".into() };
+        let files = HostFiles {
+            volumes: Vec::new(),
+            devices: Vec::new(),
+            hostname: "/h".into(),
+            hosts: "/hosts".into(),
+            resolv_conf: "/r".into(),
+        };
         let id = Id::random().expect("random");
         let identity = Identity { uid: 5, gid: 6, groups: vec![7] };
         let spec = build(&id, "/estiba/x", &request, &ImageDefaults::default(), &identity, "h", &files).expect("built");
@@ -629,7 +661,7 @@ mod tests {
 
     #[test]
     fn the_hosts_network_has_no_namespace() {
-        let linux = linux("/x", &CreateRequest { network: NetworkMode::Host, ..request() }).expect("built");
+        let linux = linux("/x", &CreateRequest { network: NetworkMode::Host, ..request() }, &[]).expect("built");
         let has_network = |n: &oci_spec::runtime::LinuxNamespace| n.typ() == LinuxNamespaceType::Network;
         assert!(!linux.namespaces().as_ref().expect("namespaces").iter().any(has_network));
     }

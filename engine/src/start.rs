@@ -55,7 +55,8 @@ pub(crate) async fn start(
             let watch = record.needs_monitor();
             engine
                 .blocking(move |inner| {
-                    inner.tell(&[record.event("start")]);
+                    let attached = (streams != Streams::NONE).then(|| record.event("attach"));
+                    inner.tell(&attached.into_iter().chain([record.event("start")]).collect::<Vec<_>>());
                     drop(lock);
                     Ok(())
                 })

@@ -40,7 +40,7 @@ pub(crate) fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity>
             None => group.lines().filter_map(Group::parse).find(|g| g.name == group_part).ok_or_else(no_user)?.gid,
         };
         // As Docker: a group that is named replaces the supplementary ones.
-        return Ok(Identity { uid, gid, groups: Vec::new() });
+        return Ok(Identity { uid, gid, groups: vec![gid] });
     }
     let name = entry.map(|account| account.name);
     let mut groups: Vec<u32> = group
@@ -52,6 +52,10 @@ pub(crate) fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity>
         .collect();
     groups.sort_unstable();
     groups.dedup();
+    // The primary one is among them and comes first: else a program that changes it would leave the group without having
+    // left it (CVE-2022-36109).
+    groups.retain(|gid| *gid != primary);
+    groups.insert(0, primary);
     Ok(Identity { uid, gid: primary, groups })
 }
 
@@ -63,10 +67,10 @@ pub(crate) fn add_groups(identity: &mut Identity, wanted: &[String], group: &str
             Some(gid) => gid,
             None => group.lines().filter_map(Group::parse).find(|g| g.name == name).ok_or_else(no_group)?.gid,
         };
-        identity.groups.push(gid);
+        if !identity.groups.contains(&gid) {
+            identity.groups.push(gid);
+        }
     }
-    identity.groups.sort_unstable();
-    identity.groups.dedup();
     Ok(())
 }
 
@@ -118,17 +122,17 @@ mod tests {
     fn users_are_resolved_as_docker_does() {
         type Case = (&'static str, (u32, u32, &'static [u32]));
         let table: &[Case] = &[
-            ("", (0, 0, &[4])),
-            ("0", (0, 0, &[4])),
-            ("root", (0, 0, &[4])),
-            ("web", (33, 34, &[4, 50])),
-            ("33", (33, 34, &[4, 50])),
-            ("web:www", (33, 34, &[])),
-            ("web:7", (33, 7, &[])),
-            ("web:", (33, 34, &[4, 50])),
-            ("1000", (1000, 0, &[])),
-            ("1000:1000", (1000, 1000, &[])),
-            (":50", (0, 50, &[])),
+            ("", (0, 0, &[0, 4])),
+            ("0", (0, 0, &[0, 4])),
+            ("root", (0, 0, &[0, 4])),
+            ("web", (33, 34, &[34, 4, 50])),
+            ("33", (33, 34, &[34, 4, 50])),
+            ("web:www", (33, 34, &[34])),
+            ("web:7", (33, 7, &[7])),
+            ("web:", (33, 34, &[34, 4, 50])),
+            ("1000", (1000, 0, &[0])),
+            ("1000:1000", (1000, 1000, &[1000])),
+            (":50", (0, 50, &[50])),
         ];
         for (user, (uid, gid, groups)) in table {
             let found = resolve(user, PASSWD, GROUP).unwrap_or_else(|error| panic!("{user}: {error}"));

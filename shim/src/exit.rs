@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use estiba_runtime::ExitStatus;
@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::moment::rfc3339;
+
+/// More than any record takes.
+const RESERVED: usize = 1024;
 
 /// The most that [`ExitRecord::read`] reads.
 const MAX: u64 = 64 << 10;
@@ -67,21 +70,36 @@ impl ExitRecord {
             .map_err(|source| Error::Message { message: "exit record", source: Box::new(source) })
     }
 
+    /// Takes the room on disk that the record will need, so that it can be written when the container has filled the disk.
+    pub(crate) fn reserve(path: &Path) -> Result<()> {
+        let beside = beside(path);
+        let reserved = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
+        let reserved = reserved.and_then(|mut file| file.write_all(&[b' '; RESERVED]));
+        reserved.map_err(|error| {
+            let _ = fs::remove_file(&beside);
+            Error::file("write", beside, error)
+        })
+    }
+
     /// Writes the record beside and renames: a reader sees all of it or nothing, whatever ends this process.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(".new");
-        let beside = Path::new(&beside);
+        let beside = beside(path);
+        let beside = beside.as_path();
         let mut bytes = serde_json::to_vec(self)
             .map_err(|source| Error::Message { message: "exit record", source: Box::new(source) })?;
         bytes.push(b'\n');
         let written = OpenOptions::new()
             .write(true)
             .create(true)
-            .truncate(true)
+            // Over what was reserved: that needs no more room.
+            .truncate(false)
             .mode(0o600)
             .open(beside)
-            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_data()));
+            .and_then(|mut file| {
+                file.write_all(&bytes)?;
+                file.set_len(bytes.len() as u64)?;
+                file.sync_data()
+            });
         let written = written.map_err(|error| Error::file("write", beside, error));
         let renamed =
             written.and_then(|()| fs::rename(beside, path).map_err(|error| Error::file("rename to", path, error)));
@@ -89,6 +107,13 @@ impl ExitRecord {
             let _ = fs::remove_file(beside);
         })
     }
+}
+
+/// The file that becomes the record.
+fn beside(path: &Path) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    PathBuf::from(beside)
 }
 
 /// When a process started, in clock ticks since boot: field 22 of

@@ -211,6 +211,13 @@ impl Task {
         if container.stage != Stage::Created || container.process.ended.is_some() {
             return Err(refuse(Code::FailedPrecondition, format!("container {id} was started before")));
         }
+        if let Some(path) = &self.arguments.exit_file
+            && let Err(error) = crate::exit::ExitRecord::reserve(path)
+        {
+            // It is tried again when there is something to write.
+            crate::daemon::log(&crate::error::chain(&error));
+        }
+        let container = self.find(&request.id)?;
         container.process.streams.outputs.iter_mut().for_each(Output::release);
         container.runtime.start(&id).map_err(|source| failed("start", &id, source))?;
         container.stage = Stage::Started;

@@ -111,7 +111,7 @@ impl Place {
             left.extend(entries(&folder));
         }
         // What says in which boot the records were looked at.
-        let kept = ["boot", "monitor.lock", "monitor.wanted"].map(|name| self.run().join(name));
+        let kept = ["boot", "monitor.lock", "monitor.gate"].map(|name| self.run().join(name));
         left.retain(|path| !kept.contains(path));
         let mut snapshots = Vec::new();
         below(&self.root().join("snapshots"), &mut snapshots);
