@@ -8,9 +8,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use estiba_engine::{Config, Engine, ShimProgram, SnapshotterKind};
 
 use crate::commands::{
-    attach, cleanup, cp, create, events, exec, export, history, images, info, inspect, kill, load, logs, monitor,
-    pause, port, prune, ps, rename, restart, rm, rmi, run, save, start, stats, stop, system_df, tag, top, update,
-    version, wait,
+    attach, cleanup, commit, cp, create, diff, events, exec, export, history, images, import, info, inspect, kill,
+    load, logs, monitor, pause, port, prune, ps, rename, restart, rm, rmi, run, save, start, stats, stop, system_df,
+    tag, top, update, version, volume, wait,
 };
 use crate::failure::{ENGINE, Failure, Result, one_line};
 use crate::flags;
@@ -84,10 +84,13 @@ enum Command {
     Rename(rename::Rename),
     Port(port::Port),
     Cp(cp::Cp),
+    Diff(diff::Diff),
+    Commit(commit::Commit),
     Export(export::Export),
     Rm(rm::Rm),
     Images(images::Images),
     Load(load::Load),
+    Import(import::Import),
     Save(save::Save),
     Tag(tag::Tag),
     Rmi(rmi::Rmi),
@@ -101,6 +104,8 @@ enum Command {
     /// Manage images
     #[command(subcommand, disable_help_subcommand = true)]
     Image(Image),
+    #[command(subcommand, disable_help_subcommand = true)]
+    Volume(volume::Volume),
     /// Manage what is kept, and see what happens
     #[command(subcommand, disable_help_subcommand = true)]
     System(System),
@@ -111,8 +116,10 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Container {
     Attach(attach::Attach),
+    Commit(commit::Commit),
     Cp(cp::Cp),
     Create(Box<create::Create>),
+    Diff(diff::Diff),
     Exec(exec::Exec),
     Export(export::Export),
     Inspect(inspect::InspectContainer),
@@ -140,6 +147,7 @@ enum Container {
 #[derive(Debug, Subcommand)]
 enum Image {
     History(history::History),
+    Import(import::Import),
     Inspect(inspect::InspectImage),
     Load(load::Load),
     #[command(visible_alias = "list")]
@@ -163,7 +171,9 @@ impl From<Container> for Command {
     fn from(command: Container) -> Self {
         match command {
             Container::Attach(command) => Self::Attach(command),
+            Container::Commit(command) => Self::Commit(command),
             Container::Cp(command) => Self::Cp(command),
+            Container::Diff(command) => Self::Diff(command),
             Container::Create(command) => Self::Create(command),
             Container::Exec(command) => Self::Exec(command),
             Container::Export(command) => Self::Export(command),
@@ -226,7 +236,7 @@ impl Cli {
 impl Command {
     async fn execute(self, engine: &Engine, place: &Place) -> Result<u8> {
         match self {
-            Self::Start(command) => command.execute(engine).await,
+            Self::Start(command) => Box::pin(command.execute(engine)).await,
             Self::Stop(command) => command.execute(engine).await,
             Self::Kill(command) => command.execute(engine).await,
             Self::Restart(command) => command.execute(engine).await,
@@ -244,6 +254,10 @@ impl Command {
             Self::Rename(command) => command.execute(engine).await,
             Self::Port(command) => command.execute(engine).await,
             Self::Cp(command) => command.execute(engine).await,
+            Self::Diff(command) => command.execute(engine).await,
+            Self::Commit(command) => command.execute(engine).await,
+            Self::Volume(command) => command.execute(engine).await,
+            Self::Import(command) | Self::Image(Image::Import(command)) => command.execute(engine).await,
             Self::Export(command) => command.execute(engine).await,
             Self::Rm(command) => command.execute(engine).await,
             Self::Images(command) | Self::Image(Image::Ls(command)) => command.execute(engine).await,
@@ -386,8 +400,10 @@ pub(crate) fn usage_failure(error: &clap::Error, words: &[OsString]) -> Option<F
     // As Docker has it: a command that is not there and arguments that are missing or too many are failures like others.
     let is_option = error.get(ContextKind::InvalidArg).is_some_and(|argument| argument.to_string().starts_with('-'));
     Some(match error.kind() {
-        ErrorKind::InvalidSubcommand | ErrorKind::MissingSubcommand => failure.with_status(1),
-        ErrorKind::MissingRequiredArgument | ErrorKind::TooFewValues => failure.with_status(1),
+        ErrorKind::InvalidSubcommand
+        | ErrorKind::MissingSubcommand
+        | ErrorKind::MissingRequiredArgument
+        | ErrorKind::TooFewValues => failure.with_status(1),
         ErrorKind::UnknownArgument if !is_option => failure.with_status(1),
         _ => failure,
     })
@@ -421,7 +437,7 @@ mod tests {
             ("estiba run --rm=maybe x", "it must be true or false"),
             ("estiba container ls --nope", "see 'estiba container ls --help'"),
             ("estiba system nope", "see 'estiba system --help'"),
-            ("estiba kill -s NOPE x", "invalid signal: NOPE"),
+            ("estiba run --stop-signal NOPE x", "invalid signal: NOPE"),
             ("estiba run --network bridge x", "not supported yet"),
             ("estiba --snapshotter btrfs ps", "btrfs"),
         ] {

@@ -45,10 +45,11 @@ impl Format {
         let template = self.prepare()?;
         let mut text = String::new();
         if matches!(self, Self::Table(_)) {
-            let _ = writeln!(text, "{}", template.execute(&heads(columns), Dialect::Head).map_err(failed)?);
+            let _ =
+                writeln!(text, "{}", template.execute(&heads(columns), Dialect::Head).map_err(|error| failed(&error))?);
         }
         for row in rows {
-            let line = template.execute(row, Dialect::Row).map_err(failed)?;
+            let line = template.execute(row, Dialect::Row).map_err(|error| failed(&error))?;
             // A table's cell must not move the others, and no terminal is driven by what a container is called.
             let line = if matches!(self, Self::Table(_)) { shown(&line) } else { line };
             let _ = writeln!(text, "{line}");
@@ -62,13 +63,13 @@ impl Format {
     }
 }
 
-fn failed(error: Error) -> Failure {
+fn failed(error: &Error) -> Failure {
     Failure::new(format!("failed to execute template: {error}"))
 }
 
 /// One row by a template.
 pub(crate) fn row(template: &Template, row: &Value) -> Result<String> {
-    template.execute(row, Dialect::Row).map_err(failed)
+    template.execute(row, Dialect::Row).map_err(|error| failed(&error))
 }
 
 /// What would drive the terminal is shown, not done. Tabs and line feeds are the template's.
@@ -104,10 +105,14 @@ pub(crate) fn inspect(format: Option<&str>, objects: Vec<Value>) -> Result<Strin
             let template = Template::parse(template).map_err(failed)?;
             let mut text = String::new();
             for object in objects {
-                let line = template
-                    .execute(&object, Dialect::Object)
-                    .map_err(|error| Failure::new(format!("template parsing error: {error}")))?;
-                let _ = writeln!(text, "{line}");
+                match template.execute(&object, Dialect::Object) {
+                    Ok(line) => _ = writeln!(text, "{line}"),
+                    Err(error) => {
+                        // What there is so far is shown, and an empty line for this one, as by Docker.
+                        crate::output::print(&format!("{text}\n"))?;
+                        return Err(Failure::new(format!("template parsing error: {error}")));
+                    }
+                }
             }
             Ok(text)
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use estiba_engine::{
-    Bind, CreateRequest, Engine, Healthcheck, Limits, LogConfig, NetworkMode, RestartPolicy, Streams, Tmpfs, Ulimit,
+    CreateRequest, Engine, Healthcheck, Limits, LogConfig, NetworkMode, RestartPolicy, Streams, Ulimit,
 };
 use rustix::process::geteuid;
 
@@ -90,7 +90,7 @@ pub(crate) struct Options {
     /// Setting of the log: max-size=10m, max-file=3
     #[arg(long, value_name = "KEY=VALUE")]
     log_opt: Vec<String>,
-    /// Show a folder or file inside, or a memory file system (type=bind,src=/a,dst=/b,readonly)
+    /// Show a folder, a volume or a memory file system inside (type=bind,src=/a,dst=/b,readonly)
     #[arg(long, value_name = "MOUNT")]
     mount: Vec<String>,
     /// Name of the container
@@ -141,7 +141,7 @@ pub(crate) struct Options {
     /// User inside, by name or number
     #[arg(short, long, value_name = "USER[:GROUP]", value_parser = user)]
     user: Option<String>,
-    /// Show a folder or file of the host inside
+    /// Show a folder or file of the host inside, or a volume (NAME:DST, or DST for one of its own)
     #[arg(short, long, value_name = "SRC:DST[:ro]")]
     volume: Vec<String>,
     /// Working directory inside
@@ -239,37 +239,34 @@ impl Options {
             };
             sysctls.insert(key.to_owned(), value.to_owned());
         }
-        let (binds, tmpfs) = self.mounts()?;
+        let mounts = self.mounts()?;
         let log = limits::log(&self.log_driver, &self.log_opt)?;
         let health = self.health()?;
         let path = std::env::var_os("PATH");
         let runtime = self.runtime.as_deref().map(|program| find_program(program, path)).transpose()?;
         let limits = self.limits.limits();
-        Ok(Prepared { env, labels, sysctls, binds, tmpfs, log, health, runtime, limits, options: self })
+        Ok(Prepared { env, labels, sysctls, mounts, log, health, runtime, limits, options: self })
     }
 
-    fn mounts(&self) -> Result<(Vec<Bind>, Vec<Tmpfs>)> {
-        let (mut binds, mut tmpfs) = (Vec::new(), Vec::new());
+    fn mounts(&self) -> Result<mount::Mounts> {
+        let mut mounts = mount::Mounts::default();
         if !self.volume.is_empty() {
             let directory = std::env::current_dir().map_err(|error| {
                 Failure::caused("cannot find the current folder, which volumes may start from", error)
             })?;
             let selinux = SeLinux::detect();
             for text in &self.volume {
-                binds.push(volume::bind(text, &directory, selinux).map_err(Failure::new)?);
+                mounts.add(volume::parse(text, &directory, selinux).map_err(Failure::new)?);
             }
         }
         for text in &self.mount {
             let failed = |reason| Failure::new(format!("--mount {text}: {reason}"));
-            match mount::parse(text).map_err(failed)? {
-                mount::Mount::Bind(bind) => binds.push(bind),
-                mount::Mount::Tmpfs(mount) => tmpfs.push(mount),
-            }
+            mounts.parse(text).map_err(failed)?;
         }
         for text in &self.tmpfs {
-            tmpfs.push(mount::tmpfs(text).map_err(|reason| Failure::new(format!("--tmpfs {text}: {reason}")))?);
+            mounts.tmpfs.push(mount::tmpfs(text).map_err(|reason| Failure::new(format!("--tmpfs {text}: {reason}")))?);
         }
-        Ok((binds, tmpfs))
+        Ok(mounts)
     }
 
     fn health(&self) -> Result<Option<Healthcheck>> {
@@ -298,8 +295,7 @@ pub(crate) struct Prepared {
     env: Vec<String>,
     labels: BTreeMap<String, String>,
     sysctls: BTreeMap<String, String>,
-    binds: Vec<Bind>,
-    tmpfs: Vec<Tmpfs>,
+    mounts: mount::Mounts,
     log: LogConfig,
     health: Option<Healthcheck>,
     runtime: Option<PathBuf>,
@@ -314,7 +310,7 @@ impl Prepared {
 
     /// Finds the image, and puts all together.
     pub(crate) async fn request(self, engine: &Engine, words: WordsOfCommand) -> Result<CreateRequest> {
-        let Self { mut env, labels, sysctls, binds, tmpfs, log, health, runtime, limits, options } = self;
+        let Self { mut env, labels, sysctls, mounts, log, health, runtime, limits, options } = self;
         let mut words = words.words.into_iter();
         let reference = words.next().unwrap_or_default();
         let image = image::find(engine, &reference).await?;
@@ -331,8 +327,9 @@ impl Prepared {
             group_add: options.group_add,
             hostname: options.hostname,
             labels,
-            binds,
-            tmpfs,
+            binds: mounts.binds,
+            volumes: mounts.volumes,
+            tmpfs: mounts.tmpfs,
             shm_size: options.shm_size,
             limits,
             ulimits: options.ulimit,

@@ -1,28 +1,71 @@
-//! `-v SRC:DST[:OPTIONS]`: what Docker's command line adds to a bind, before the engine judges it.
+//! `-v [SRC:]DST[:OPTIONS]`: what Docker's command line makes of it, before the engine judges it.
 
 use std::path::Path;
 
-use estiba_engine::Bind;
+use estiba_engine::{Bind, VolumeUse};
 
-/// Parses a volume as Docker's command line does: a source that starts with `.` is relative to `directory`, and `z`
-/// and `Z` (relabel for SELinux) mean nothing where SELinux is off.
-pub(crate) fn bind(text: &str, directory: &Path, selinux: SeLinux) -> Result<Bind, String> {
-    let mut parts: Vec<String> = text.split(':').map(str::to_owned).collect();
-    if let Some(source) = parts.first_mut()
-        && (source == "." || source == ".." || source.starts_with("./") || source.starts_with("../"))
-    {
-        let absolute = directory.join(&source);
-        absolute.to_str().ok_or("the current folder's path is not UTF-8")?.clone_into(source);
+/// What is shown inside of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Mount {
+    /// A folder or file of this machine.
+    Bind(Bind),
+    /// A volume; one without a name is the container's own.
+    Volume(VolumeUse),
+}
+
+/// Parses a volume as Docker's command line does: a source that starts with `.` is relative to `directory`, one without a
+/// slash is a volume's name, and without a source the container gets a volume of its own. `z` and `Z` (relabel for SELinux)
+/// mean nothing where SELinux is off.
+pub(crate) fn parse(text: &str, directory: &Path, selinux: SeLinux) -> Result<Mount, String> {
+    let invalid = |reason: &str| format!("the volume {text:?} is refused: {reason}");
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, destination, options) = match parts.as_slice() {
+        [destination] => (None, *destination, ""),
+        [source, destination] => (Some(*source), *destination, ""),
+        [source, destination, options] => (Some(*source), *destination, *options),
+        _ => return Err(invalid("it must be SRC:DST, SRC:DST:ro, NAME:DST or DST")),
+    };
+    if !destination.starts_with('/') || destination.split('/').all(|part| part.is_empty() || part == ".") {
+        return Err(invalid("the destination must be an absolute path other than /"));
     }
-    if let [_, _, options] = parts.as_mut_slice() {
-        let (labels, others): (Vec<&str>, Vec<&str>) =
-            options.split(',').partition(|option| matches!(*option, "z" | "Z"));
-        if !labels.is_empty() && selinux == SeLinux::On {
-            return Err("relabelling (z, Z) is not supported yet, and SELinux is on here".into());
+    let (mut read_only, mut no_copy) = (false, false);
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => read_only = true,
+            "rw" => read_only = false,
+            "nocopy" => no_copy = true,
+            "z" | "Z" if selinux == SeLinux::Off => {}
+            "z" | "Z" => return Err(invalid("relabelling (z, Z) is not supported yet, and SELinux is on here")),
+            "rprivate" | "private" => {}
+            _ => return Err(invalid("only the options ro, rw and nocopy are supported")),
         }
-        *options = others.join(",");
     }
-    parts.join(":").parse().map_err(|error: estiba_engine::Error| error.to_string())
+    let destination = destination.to_owned();
+    let volume = |name: &str| {
+        let anonymous = name.is_empty();
+        Mount::Volume(VolumeUse {
+            name: name.to_owned(),
+            destination: destination.clone(),
+            read_only,
+            anonymous,
+            no_copy,
+        })
+    };
+    let Some(source) = source else { return Ok(volume("")) };
+    let is_relative = source == "." || source == ".." || source.starts_with("./") || source.starts_with("../");
+    if !is_relative && !source.starts_with('/') {
+        return match source {
+            "" => Err(invalid("the source is empty")),
+            name if name.contains('/') => {
+                Err(invalid("the source must be an absolute path, or one that starts with ./"))
+            }
+            name => Ok(volume(name)),
+        };
+    }
+    if no_copy {
+        return Err(invalid("nocopy is for volumes, and this is a folder"));
+    }
+    Ok(Mount::Bind(Bind { source: directory.join(source), destination, read_only }))
 }
 
 /// Whether the kernel enforces or logs SELinux's rules.
@@ -44,8 +87,10 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Option<(String, String, bool)> {
-        let bind = bind(text, Path::new("/work"), SeLinux::Off).ok()?;
-        Some((bind.source.to_str()?.to_owned(), bind.destination, bind.read_only))
+        match parse(text, Path::new("/work"), SeLinux::Off).ok()? {
+            Mount::Bind(bind) => Some((bind.source.to_str()?.to_owned(), bind.destination, bind.read_only)),
+            Mount::Volume(volume) => Some((volume.name, volume.destination, volume.read_only)),
+        }
     }
 
     #[test]
@@ -59,11 +104,17 @@ mod tests {
             ("./a:/b", Some(("/work/./a", "/b", false))),
             ("../a:/b:ro", Some(("/work/../a", "/b", true))),
             (".:/b", Some(("/work/.", "/b", false))),
-            ("name:/b", None),
-            (".hidden:/b", None),
-            ("/a", None),
+            ("name:/b", Some(("name", "/b", false))),
+            ("name:/b:ro,nocopy", Some(("name", "/b", true))),
+            (".hidden:/b", Some((".hidden", "/b", false))),
+            ("/data", Some(("", "/data", false))),
+            ("/a:/b:nocopy", None),
+            ("a/b:/c", None),
+            (":/b", None),
+            ("a", None),
             ("/a:b", None),
             ("/a:/", None),
+            ("/a:/.", None),
             ("/a:/b:exec", None),
             ("/a:/b:ro:z", None),
             ("", None),
@@ -76,7 +127,7 @@ mod tests {
 
     #[test]
     fn labels_are_refused_where_they_mean_something() {
-        assert!(bind("/a:/b:z", Path::new("/"), SeLinux::On).is_err());
-        assert!(bind("/a:/b:ro", Path::new("/"), SeLinux::On).is_ok());
+        assert!(parse("/a:/b:z", Path::new("/"), SeLinux::On).is_err());
+        assert!(parse("/a:/b:ro", Path::new("/"), SeLinux::On).is_ok());
     }
 }

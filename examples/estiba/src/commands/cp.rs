@@ -91,7 +91,7 @@ impl Cp {
             }
             (Side::Here(from), Side::Container(name, path)) => {
                 let container = engine.container(name).await?;
-                self.into_container(&container, name, from, path).await
+                self.inwards(&container, name, from, path).await
             }
             (Side::Stream, Side::Container(name, path)) => {
                 let container = engine.container(name).await?;
@@ -119,7 +119,7 @@ impl Cp {
         let source = stat(container, name, path, self.link()).await?;
         let to = here(to)?;
         let is_folder = std::fs::metadata(&to).ok().map(|metadata| metadata.is_dir());
-        let target = target(&source, path, &to, is_folder, |path| path.is_dir())?;
+        let target = target(&source, path, &to, is_folder, Path::is_dir)?;
         let options = PackOptions { root: target.root, link: self.link(), ..PackOptions::default() };
         let owner = self.owner(rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let (reader, writer) = pipe()?;
@@ -132,7 +132,7 @@ impl Cp {
         finish(packed.map(|_| ()).map_err(Failure::from), unpacking)
     }
 
-    async fn into_container(&self, container: &Container, name: &str, from: &str, path: &str) -> Result<u8> {
+    async fn inwards(&self, container: &Container, name: &str, from: &str, path: &str) -> Result<u8> {
         let root = root_of_this_machine()?;
         let there = here(from)?;
         let source = archive::stat(root.as_fd(), &there, self.link())
@@ -241,11 +241,10 @@ fn target(
             return Err(Failure::new("cannot copy a folder over a file: name a folder"));
         }
         Some(false) if asks_for_folder => return Err(Failure::new("the destination is a file, and no folder")),
-        Some(false) => {}
         None if asks_for_folder && source.kind != Kind::Folder => {
             return Err(Failure::new("the destination folder must exist: make it first"));
         }
-        None => {}
+        Some(false) | None => {}
     }
     let (Some(folder), Some(name)) = (to.parent(), to.file_name()) else {
         return Err(Failure::new("the destination has no name"));

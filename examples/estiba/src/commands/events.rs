@@ -48,7 +48,7 @@ impl Events {
         };
         let mut events = engine.events(request).await?;
         while let Some(event) = events.next().await {
-            let event = event?;
+            let event = event::shown(event?);
             if !fits(&filters, &event) {
                 continue;
             }

@@ -96,7 +96,7 @@ impl Images {
                 continue;
             }
             if filters.has("label") {
-                let (_, image) = engine.inspect_image(&platform.manifest.digest().to_string()).await?;
+                let (_, image) = engine.inspect_image(platform.manifest.digest().as_ref()).await?;
                 if !filters.labels("label", &Config::read(image.raw_config()).labels()) {
                     continue;
                 }
@@ -117,7 +117,7 @@ impl Images {
                 }
             }
         }
-        images.sort_by(|a, b| b.created.cmp(&a.created));
+        images.sort_by_key(|image| std::cmp::Reverse(image.created));
         Ok(images)
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct Inspect {
     /// Show how much a container has written
     #[arg(short, long)]
     size: bool,
-    /// container or image
+    /// container, image or volume
     #[arg(long = "type", value_name = "TYPE")]
     kind: Option<String>,
     /// Name or id
@@ -49,6 +49,7 @@ enum Kind {
     Any,
     Container,
     Image,
+    Volume,
 }
 
 /// Show all that is known of containers
@@ -71,8 +72,11 @@ impl Inspect {
             None | Some("") => Kind::Any,
             Some("container") => Kind::Container,
             Some("image") => Kind::Image,
+            Some("volume") => Kind::Volume,
             Some(other) => {
-                return Err(Failure::new(format!("{other:?} is not a valid value for --type: use container or image")));
+                return Err(Failure::new(format!(
+                    "{other:?} is not a valid value for --type: use container, image or volume"
+                )));
             }
         };
         show(engine, place, self.format.as_deref(), self.size, kind, &self.names).await
@@ -113,6 +117,9 @@ async fn show(
 }
 
 async fn object(engine: &Engine, place: &Place, name: &str, kind: Kind, size: bool) -> Result<Value> {
+    if kind == Kind::Volume {
+        return Ok(super::volume::object(&engine.volume(name).await?));
+    }
     if kind != Kind::Image {
         match engine.container(name).await {
             Ok(found) => {
@@ -122,11 +129,7 @@ async fn object(engine: &Engine, place: &Place, name: &str, kind: Kind, size: bo
                 let image = image.map(|(_, image)| Config::read(image.raw_config())).unwrap_or_default();
                 let sizes =
                     if size { super::ps::sizes(engine).await?.get(summary.record.id.as_str()).copied() } else { None };
-                let folder = place.root.join("containers").display().to_string();
-                return Ok(container::inspect(
-                    &summary,
-                    Surroundings { image, folder: &folder, sizes, ..Default::default() },
-                ));
+                return Ok(container::inspect(&summary, &Surroundings { image, root: &place.root, sizes }));
             }
             Err(Error::NoContainer { .. }) if kind == Kind::Any => {}
             Err(error) => return Err(error.into()),
@@ -138,7 +141,10 @@ async fn object(engine: &Engine, place: &Place, name: &str, kind: Kind, size: bo
             let size = platform.map_or(0, |one| one.unpacked.unwrap_or(one.size));
             Ok(image::inspect(&stored, &found, place.snapshotter, size))
         }
-        Err(_) if kind == Kind::Any => Err(Failure::new(format!("No such object: {name}"))),
+        Err(_) if kind == Kind::Any => match engine.volume(name).await {
+            Ok(volume) => Ok(super::volume::object(&volume)),
+            Err(_) => Err(Failure::new(format!("No such object: {name}"))),
+        },
         Err(error) => Err(error.into()),
     }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use estiba_engine::Engine;
 
 use super::each;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::signals;
 
 /// Send a signal to containers
@@ -12,8 +12,8 @@ use crate::signals;
 #[command(after_help = "Examples:\n  estiba kill web\n  estiba kill -s HUP web\n")]
 pub(crate) struct Kill {
     /// Signal by name or number
-    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL", value_parser = signals::parse)]
-    signal: i32,
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
+    signal: String,
     /// Name or id, or the beginning of an id
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
@@ -21,7 +21,8 @@ pub(crate) struct Kill {
 
 impl Kill {
     pub(crate) async fn execute(self, engine: &Engine) -> Result<u8> {
-        let kill = async |name: &str| -> Result<()> { Ok(engine.container(name).await?.kill(self.signal).await?) };
+        let signal = signals::parse(&self.signal).map_err(Failure::new)?;
+        let kill = async |name: &str| -> Result<()> { Ok(engine.container(name).await?.kill(signal).await?) };
         each(&self.containers, kill).await
     }
 }

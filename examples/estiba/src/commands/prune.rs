@@ -1,6 +1,5 @@
 //! `estiba container prune`, `image prune` and `system prune`: remove what is in nobody's use.
 
-use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use clap::Args;
@@ -47,6 +46,9 @@ pub(crate) struct PruneSystem {
     /// Do not ask
     #[arg(short, long)]
     force: bool,
+    /// Volumes that were made for one container, too
+    #[arg(long)]
+    volumes: bool,
 }
 
 impl PruneContainers {
@@ -79,7 +81,8 @@ impl PruneSystem {
     pub(crate) async fn execute(self, engine: &Engine) -> Result<u8> {
         let filters = filters(&self.filter)?;
         let images_too = if self.all { "all images without at least one container" } else { "all dangling images" };
-        let warning = format!("WARNING! This will remove:\n  - all stopped containers\n  - {images_too}\n");
+        let volumes = if self.volumes { "  - all anonymous volumes not used by at least one container\n" } else { "" };
+        let warning = format!("WARNING! This will remove:\n  - all stopped containers\n{volumes}  - {images_too}\n");
         if !self.force && !confirm(&warning)? {
             return Ok(0);
         }
@@ -87,6 +90,11 @@ impl PruneSystem {
         let (of_images, freed) = images(engine, self.all).await?;
         text.push_str(&of_images);
         bytes += freed;
+        if self.volumes {
+            let (of_volumes, freed) = super::volume::prune(engine, false).await?;
+            text.push_str(&of_volumes);
+            bytes += freed;
+        }
         output::print(&format!("{text}Total reclaimed space: {}\n", size::human(bytes)))
     }
 }
@@ -123,7 +131,7 @@ async fn containers(engine: &Engine, filters: &Filters) -> Result<(String, u64)>
     let mut text = String::new();
     if !ids.is_empty() {
         text.push_str("Deleted Containers:\n");
-        ids.iter().for_each(|id| _ = writeln!(text, "{id}"));
+        text.push_str(&output::lines(&ids));
         text.push('\n');
     }
     Ok((text, bytes))

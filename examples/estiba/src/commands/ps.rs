@@ -175,6 +175,7 @@ fn fits(filters: &Filters, summary: &Summary) -> bool {
         && filters.any("network", |wanted| wanted == network(record))
         && filters.any("volume", |path| {
             record.request.binds.iter().any(|bind| bind.destination == path || bind.source.as_os_str() == path)
+                || record.volumes.iter().any(|volume| volume.name == path || volume.destination == path)
         })
         // Nothing is published or exposed, and there are no tasks.
         && filters.any("publish", |_| false)
@@ -231,7 +232,7 @@ pub(crate) async fn sizes(engine: &Engine) -> Result<HashMap<String, (u64, u64)>
         found.map_or(0, |one| one.unpacked.unwrap_or(one.size))
     };
     let each = usage.containers.into_iter().map(|(record, _, own)| {
-        let all = own + image_size(&record.request.image.manifest.digest().to_string());
+        let all = own + image_size(record.request.image.manifest.digest().as_ref());
         (record.id.to_string(), (own, all))
     });
     Ok(each.collect())

@@ -19,9 +19,9 @@ pub(crate) struct Restart {
 
 impl Restart {
     pub(crate) async fn execute(self, engine: &Engine) -> Result<u8> {
-        let restart = async |name: &str| -> Result<()> {
-            Ok(engine.container(name).await?.restart(self.ending.signal, self.ending.timeout).await?)
-        };
+        let (signal, timeout) = self.ending.parse()?;
+        let restart =
+            async |name: &str| -> Result<()> { Ok(engine.container(name).await?.restart(signal, timeout).await?) };
         each(&self.containers, restart).await
     }
 }

@@ -1,10 +1,11 @@
 //! `estiba rm`: removes containers.
 
 use clap::Args;
-use estiba_engine::{Engine, Error, Kill};
+use estiba_engine::{Engine, Error, Kill, OwnVolumes};
 
-use super::each;
+use super::tell;
 use crate::failure::Result;
+use crate::output;
 
 /// Remove containers
 #[derive(Debug, Args)]
@@ -15,7 +16,7 @@ pub(crate) struct Rm {
     /// Kill those that run, and do not mind those that are not there
     #[arg(short, long)]
     force: bool,
-    /// Remove their anonymous volumes, too (there are none yet)
+    /// Remove the volumes that were made for them alone, too
     #[arg(short, long)]
     volumes: bool,
     /// Name or id, or the beginning of an id
@@ -26,16 +27,25 @@ pub(crate) struct Rm {
 impl Rm {
     pub(crate) async fn execute(self, engine: &Engine) -> Result<u8> {
         let kill = if self.force { Kill::Yes } else { Kill::No };
-        let remove = async |name: &str| -> Result<()> {
+        let volumes = if self.volumes { OwnVolumes::Remove } else { OwnVolumes::Keep };
+        let mut status = 0;
+        for name in &self.containers {
             let removed = match engine.container(name).await {
-                Ok(container) => container.remove(kill).await,
+                Ok(container) => container.remove_with(kill, volumes).await,
                 Err(error) => Err(error),
             };
             match removed {
-                Err(Error::NoContainer { .. }) if self.force => Ok(()),
-                removed => Ok(removed?),
+                Ok(()) => {
+                    output::print(&format!("{name}\n"))?;
+                }
+                Err(error) => {
+                    // By force one that is not there is said, and fine.
+                    let is_fine = self.force && matches!(error, Error::NoContainer { .. });
+                    tell(&error.into());
+                    status = if is_fine { status } else { 1 };
+                }
             }
-        };
-        each(&self.containers, remove).await
+        }
+        Ok(status)
     }
 }

@@ -55,7 +55,7 @@ impl Run {
     pub(crate) async fn execute(self, config: Config) -> Result<u8> {
         // Whatever goes wrong here is not the container's, whose own failures have 126 and 127.
         Box::pin(self.run(config)).await.map_err(|failure| match failure.status() {
-            126 | 127 => failure,
+            1 | 126 | 127 => failure,
             _ => failure.with_status(ENGINE),
         })
     }
@@ -67,7 +67,8 @@ impl Run {
         }
         let foreground = !self.detach;
         if foreground && self.options.tty() && streams.stdin && !std::io::stdin().is_terminal() {
-            return Err(Failure::new("the input device is not a TTY: leave -t away, or run it at a terminal"));
+            let failure = Failure::new("the input device is not a TTY: leave -t away, or run it at a terminal");
+            return Err(failure.with_status(1));
         }
         // What needs no engine is judged first: then a wrong option costs and leaves nothing.
         let prepared = self.options.prepare()?;

@@ -21,7 +21,6 @@ const PERIOD: Duration = Duration::from_secs(1);
 #[command(
     after_help = "Examples:\n  estiba stats\n  estiba stats --no-stream --format '{{.Name}}: {{.MemUsage}}' web\n"
 )]
-#[expect(clippy::struct_excessive_bools, reason = "a flag of the command line is a bool")]
 pub(crate) struct Stats {
     /// Those that do not run as well
     #[arg(short, long)]

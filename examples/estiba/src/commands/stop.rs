@@ -4,18 +4,26 @@ use clap::Args;
 use estiba_engine::Engine;
 
 use super::each;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::signals;
 
 /// How a container is asked to end.
 #[derive(Debug, Args)]
 pub(crate) struct Ending {
     /// Signal that asks it to end [default: its own, or SIGTERM]
-    #[arg(short, long, value_name = "SIGNAL", value_parser = signals::parse)]
-    pub(crate) signal: Option<i32>,
+    #[arg(short, long, value_name = "SIGNAL")]
+    signal: Option<String>,
     /// Seconds until it is killed; -1: never [default: its own, or 10]
     #[arg(short, long, visible_alias = "time", value_name = "SECONDS")]
-    pub(crate) timeout: Option<i64>,
+    timeout: Option<i64>,
+}
+
+impl Ending {
+    /// The signal and the seconds. A signal that is none is a failure as of the container, as with Docker.
+    pub(crate) fn parse(&self) -> Result<(Option<i32>, Option<i64>)> {
+        let signal = self.signal.as_deref().filter(|text| !text.is_empty()).map(signals::parse).transpose();
+        Ok((signal.map_err(Failure::new)?, self.timeout))
+    }
 }
 
 /// Ask containers to end, and kill those that do not
@@ -31,9 +39,8 @@ pub(crate) struct Stop {
 
 impl Stop {
     pub(crate) async fn execute(self, engine: &Engine) -> Result<u8> {
-        let stop = async |name: &str| -> Result<()> {
-            Ok(engine.container(name).await?.stop(self.ending.signal, self.ending.timeout).await?)
-        };
+        let (signal, timeout) = self.ending.parse()?;
+        let stop = async |name: &str| -> Result<()> { Ok(engine.container(name).await?.stop(signal, timeout).await?) };
         each(&self.containers, stop).await
     }
 }

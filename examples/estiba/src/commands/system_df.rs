@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use estiba_engine::image::Platform;
+use estiba_engine::storage::volume::Volume;
 use estiba_engine::{DiskUsage, Engine, Status};
 
 use crate::failure::{Failure, Result};
@@ -41,7 +42,8 @@ impl SystemDf {
             }
             return output::print(&details(engine, &usage).await?);
         }
-        let rows = [images(&usage), containers(&usage)];
+        let volumes = volumes(engine).await?;
+        let rows = [images(&usage), containers(&usage), line_of_volumes(&volumes)];
         output::print(&Format::parse(&self.format, TABLE).print(&COLUMNS, &rows)?)
     }
 }
@@ -76,6 +78,23 @@ fn containers(usage: &DiskUsage) -> Value {
     line("Containers", usage.containers.len(), active, bytes, idle.map(|(_, _, bytes)| bytes).sum())
 }
 
+/// Each volume, with its bytes and the number of containers that have it.
+async fn volumes(engine: &Engine) -> Result<Vec<(Volume, (u64, usize))>> {
+    let mut volumes = Vec::new();
+    for volume in engine.volumes().await? {
+        let usage = engine.volume_usage(&volume.name.to_string()).await?;
+        volumes.push((volume, usage));
+    }
+    Ok(volumes)
+}
+
+fn line_of_volumes(volumes: &[(Volume, (u64, usize))]) -> Value {
+    let used = volumes.iter().filter(|(_, (_, links))| *links > 0).count();
+    let bytes = volumes.iter().map(|(_, (bytes, _))| bytes).sum();
+    let unused = volumes.iter().filter(|(_, (_, links))| *links == 0).map(|(_, (bytes, _))| bytes).sum();
+    line("Local Volumes", volumes.len(), used, bytes, unused)
+}
+
 async fn details(engine: &Engine, usage: &DiskUsage) -> Result<String> {
     let mut rows = Vec::new();
     for stored in engine.stored_images().await? {
@@ -105,5 +124,9 @@ async fn details(engine: &Engine, usage: &DiskUsage) -> Result<String> {
     }
     let _ = writeln!(text, "\nContainers space usage:\n");
     text.push_str(&Format::parse("", CONTAINERS).print(&row::CONTAINER, &rows)?);
+    let _ = writeln!(text, "\nLocal Volumes space usage:\n");
+    let volumes = volumes(engine).await?;
+    let rows: Vec<Value> = volumes.iter().map(|(volume, usage)| super::volume::row(volume, Some(*usage))).collect();
+    text.push_str(&super::volume::usage_table(&rows)?);
     Ok(text)
 }

@@ -2,18 +2,47 @@
 
 use std::path::{Path, PathBuf};
 
-use estiba_engine::{Bind, Tmpfs};
+use estiba_engine::{Bind, Tmpfs, VolumeUse};
+
+use crate::volume::Mount;
+
+/// All that is shown inside.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Mounts {
+    pub(super) binds: Vec<Bind>,
+    pub(super) volumes: Vec<VolumeUse>,
+    pub(super) tmpfs: Vec<Tmpfs>,
+}
+
+impl Mounts {
+    pub(super) fn add(&mut self, mount: Mount) {
+        match mount {
+            Mount::Bind(bind) => self.binds.push(bind),
+            Mount::Volume(volume) => self.volumes.push(volume),
+        }
+    }
+
+    /// Adds what a `--mount` asks for.
+    pub(super) fn parse(&mut self, text: &str) -> Result<(), String> {
+        match parse(text)? {
+            Parsed::Mount(mount) => self.add(mount),
+            Parsed::Tmpfs(tmpfs) => self.tmpfs.push(tmpfs),
+        }
+        Ok(())
+    }
+}
 
 /// What `--mount` asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Mount {
-    Bind(Bind),
+enum Parsed {
+    Mount(Mount),
     Tmpfs(Tmpfs),
 }
 
 /// Parses `type=bind,source=/a,target=/b,readonly`, as Docker's command line does.
-pub(super) fn parse(text: &str) -> Result<Mount, String> {
-    let (mut kind, mut source, mut target, mut read_only) = ("volume".to_owned(), None, None, false);
+fn parse(text: &str) -> Result<Parsed, String> {
+    let (mut kind, mut source, mut target) = ("volume".to_owned(), None, None);
+    let (mut read_only, mut no_copy) = (false, false);
     let mut options = Vec::new();
     for field in text.split(',') {
         let (key, value) = match field.split_once('=') {
@@ -26,6 +55,8 @@ pub(super) fn parse(text: &str) -> Result<Mount, String> {
             ("target" | "destination" | "dst", Some(value)) => target = Some(value.to_owned()),
             ("readonly" | "ro", None) => read_only = true,
             ("readonly" | "ro", Some(value)) => read_only = crate::flags::boolean(value)?,
+            ("volume-nocopy", None) => no_copy = true,
+            ("volume-nocopy", Some(value)) => no_copy = crate::flags::boolean(value)?,
             ("tmpfs-size", Some(value)) => options.push(format!("size={}", crate::quantity::bytes(value)?)),
             ("tmpfs-mode", Some(value)) => options.push(format!("mode={value}")),
             ("bind-propagation", Some("rprivate" | "private")) => {}
@@ -53,17 +84,27 @@ pub(super) fn parse(text: &str) -> Result<Mount, String> {
             if !options.is_empty() {
                 return Err("options of tmpfs need type=tmpfs".to_owned());
             }
-            Ok(Mount::Bind(Bind { source: PathBuf::from(source), destination, read_only }))
+            Ok(Parsed::Mount(Mount::Bind(Bind { source: PathBuf::from(source), destination, read_only })))
         }
         "tmpfs" if source.is_some() => Err("a memory file system has no source".to_owned()),
         "tmpfs" => {
             if read_only {
                 options.push("ro".to_owned());
             }
-            Ok(Mount::Tmpfs(Tmpfs { destination, options }))
+            Ok(Parsed::Tmpfs(Tmpfs { destination, options }))
         }
-        "volume" => Err("named volumes are not supported yet: use type=bind,source=/PATH".to_owned()),
-        other => Err(format!("the type {other:?} is not supported: use bind or tmpfs")),
+        "volume" => {
+            if !options.is_empty() {
+                return Err("options of tmpfs need type=tmpfs".to_owned());
+            }
+            let name = source.unwrap_or_default();
+            if name.contains('/') {
+                return Err("a volume has a name, not a path: use type=bind for a folder".to_owned());
+            }
+            let anonymous = name.is_empty();
+            Ok(Parsed::Mount(Mount::Volume(VolumeUse { name, destination, read_only, anonymous, no_copy })))
+        }
+        other => Err(format!("the type {other:?} is not supported: use bind, volume or tmpfs")),
     }
 }
 
@@ -83,19 +124,28 @@ mod tests {
 
     #[test]
     fn mounts_are_read() {
-        let bind = |read_only| Mount::Bind(Bind { source: "/tmp".into(), destination: "/b".into(), read_only });
+        let bind =
+            |read_only| Parsed::Mount(Mount::Bind(Bind { source: "/tmp".into(), destination: "/b".into(), read_only }));
+        let volume = |name: &str, read_only| {
+            let anonymous = name.is_empty();
+            let volume =
+                VolumeUse { name: name.into(), destination: "/b".into(), read_only, anonymous, no_copy: false };
+            Parsed::Mount(Mount::Volume(volume))
+        };
         for (text, expected) in [
             ("type=bind,source=/tmp,target=/b", Some(bind(false))),
             ("type=bind,src=/tmp,dst=/b,readonly", Some(bind(true))),
             ("type=bind,src=/tmp,destination=/b,ro=false", Some(bind(false))),
             (
                 "type=tmpfs,dst=/b,tmpfs-size=1m",
-                Some(Mount::Tmpfs(Tmpfs { destination: "/b".into(), options: vec!["size=1048576".into()] })),
+                Some(Parsed::Tmpfs(Tmpfs { destination: "/b".into(), options: vec!["size=1048576".into()] })),
             ),
             ("type=bind,src=/no/such/folder,dst=/b", None),
             ("type=bind,src=tmp,dst=/b", None),
             ("type=bind,src=/tmp", None),
-            ("src=x,dst=/b", None),
+            ("src=x,dst=/b", Some(volume("x", false))),
+            ("type=volume,dst=/b,readonly", Some(volume("", true))),
+            ("type=volume,src=/x,dst=/b", None),
             ("type=tmpfs,src=/tmp,dst=/b", None),
             ("type=bind,src=/tmp,dst=b", None),
             ("type=npipe,dst=/b", None),

@@ -7,6 +7,7 @@ use crate::failure::{Failure, Result};
 
 /// Docker's other options.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "a flag of the command line is a bool")]
 #[command(next_help_heading = None)]
 pub(crate) struct Unsupported {
     #[arg(long, hide = true)]

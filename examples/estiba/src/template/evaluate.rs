@@ -209,14 +209,14 @@ impl<'a> State<'a> {
     fn command(&mut self, dot: &Value, command: &'a Command, last: Option<Value>) -> Result<Value> {
         let Some((first, arguments)) = command.operands.split_first() else { return Ok(Value::Missing) };
         match &first.kind {
-            OperandKind::Field(names) => self.fields(dot, dot.clone(), first, names, arguments, last),
+            OperandKind::Field(names) => self.fields(dot, dot.clone(), first, names, arguments, last.as_ref()),
             OperandKind::Variable(name, names) if !names.is_empty() => {
                 let value = self.variable(name);
-                self.fields(dot, value, first, names, arguments, last)
+                self.fields(dot, value, first, names, arguments, last.as_ref())
             }
             OperandKind::Chain(base, names) => {
                 let value = self.operand(dot, base)?;
-                self.fields(dot, value, first, names, arguments, last)
+                self.fields(dot, value, first, names, arguments, last.as_ref())
             }
             OperandKind::Function(name) => self.function(dot, name, command, last),
             _ if !arguments.is_empty() || last.is_some() => {
@@ -263,7 +263,7 @@ impl<'a> State<'a> {
         operand: &'a Operand,
         names: &'a [String],
         arguments: &'a [Operand],
-        last: Option<Value>,
+        last: Option<&Value>,
     ) -> Result<Value> {
         let count = arguments.len() + usize::from(last.is_some());
         for (index, name) in names.iter().enumerate() {
@@ -271,7 +271,7 @@ impl<'a> State<'a> {
             let is_last = index + 1 == names.len();
             value = match found {
                 Value::Lookup(lookup) => {
-                    let key = match (arguments.first(), &last) {
+                    let key = match (arguments.first(), last) {
                         (Some(argument), None) if count == 1 && is_last => self.operand(dot, argument)?,
                         (None, Some(value)) if is_last => value.clone(),
                         _ => {

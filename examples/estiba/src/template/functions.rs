@@ -317,9 +317,11 @@ fn is_equal(a: &Value, b: &Value) -> Result<bool, Refusal> {
         (Value::Float(a), Value::Float(b)) => Ok(a.partial_cmp(b) == Some(Ordering::Equal)),
         (Value::Int(_) | Value::Uint(_), Value::Int(_) | Value::Uint(_)) => Ok(wide(a) == wide(b)),
         _ if is_nil(a) || is_nil(b) => Ok(is_nil(a) && is_nil(b)),
-        (Value::List(_) | Value::Map(_), Value::List(_) | Value::Map(_)) => {
-            Err(Refusal::Call(format!("non-comparable type {}: {}", printf::print(&[a.clone()]), a.type_name())))
-        }
+        (Value::List(_) | Value::Map(_), Value::List(_) | Value::Map(_)) => Err(Refusal::Call(format!(
+            "non-comparable type {}: {}",
+            printf::print(std::slice::from_ref(a)),
+            a.type_name()
+        ))),
         (Value::Record(a), Value::Record(b)) => Ok(a == b),
         _ => Err(incomparable(a, b)),
     }

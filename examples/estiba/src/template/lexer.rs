@@ -116,7 +116,7 @@ impl<'a> Lexer<'a> {
             if !found {
                 return Ok(());
             }
-            let marker = if trim_end { 1 } else { 0 };
+            let marker = usize::from(trim_end);
             let after = &inside[marker..];
             let comment = if trim_end { after.trim_start_matches(is_space) } else { after };
             if comment.starts_with("/*") {

@@ -126,7 +126,7 @@ pub(super) fn parse(text: &str) -> Result<Parsed, Error> {
     let mut parser =
         Parser { text, tokens, next: 0, depth: 0, loops: 0, variables: vec!["$".to_owned()], named: BTreeMap::new() };
     let (nodes, end) = parser.list(Context::Top)?;
-    debug_assert!(matches!(end, End::Input), "the top list ends with the input");
+    debug_assert!(matches!(end, Stop::Input), "the top list ends with the input");
     Ok(Parsed { nodes, named: parser.named })
 }
 
@@ -150,7 +150,7 @@ enum Context {
 }
 
 /// What a list of nodes ended with.
-enum End {
+enum Stop {
     Input,
     End,
     Else,
@@ -204,11 +204,11 @@ impl Parser<'_> {
         result
     }
 
-    fn list(&mut self, context: Context) -> Result<(Vec<Node>, End), Error> {
+    fn list(&mut self, context: Context) -> Result<(Vec<Node>, Stop), Error> {
         self.deeper(|parser| parser.list_here(context))
     }
 
-    fn list_here(&mut self, context: Context) -> Result<(Vec<Node>, End), Error> {
+    fn list_here(&mut self, context: Context) -> Result<(Vec<Node>, Stop), Error> {
         let mut nodes = Vec::new();
         while let Some(token) = self.take() {
             match token.kind {
@@ -225,7 +225,7 @@ impl Parser<'_> {
                             if context == Context::Top {
                                 return self.fail("unexpected {{end}}");
                             }
-                            return Ok((nodes, End::End));
+                            return Ok((nodes, Stop::End));
                         }
                         "else" => {
                             self.take();
@@ -239,10 +239,10 @@ impl Parser<'_> {
                                 _ => false,
                             };
                             if branch {
-                                return Ok((nodes, End::ElseBranch));
+                                return Ok((nodes, Stop::ElseBranch));
                             }
                             self.expect_close("else")?;
-                            return Ok((nodes, End::Else));
+                            return Ok((nodes, Stop::Else));
                         }
                         "define" if context == Context::Top => self.define()?,
                         "define" => return self.fail("unexpected {{define}}"),
@@ -256,7 +256,7 @@ impl Parser<'_> {
                 kind => return self.fail(format_args!("unexpected {}", kind.shown())),
             }
         }
-        if context == Context::Top { Ok((nodes, End::Input)) } else { self.fail("unexpected EOF") }
+        if context == Context::Top { Ok((nodes, Stop::Input)) } else { self.fail("unexpected EOF") }
     }
 
     fn keyword_or_action(&mut self, word: &str) -> Result<Node, Error> {
@@ -304,8 +304,8 @@ impl Parser<'_> {
         self.loops -= usize::from(is_range);
         let (body, end) = body?;
         let otherwise = match end {
-            End::Else => self.list(Context::Otherwise)?.0,
-            End::ElseBranch => {
+            Stop::Else => self.list(Context::Otherwise)?.0,
+            Stop::ElseBranch => {
                 // It shares its {{end}} with this one.
                 let Some(Token { kind: Kind::Word(next), .. }) = self.take() else {
                     return self.fail("unexpected EOF");
@@ -316,7 +316,7 @@ impl Parser<'_> {
                 let branch = self.deeper(|parser| parser.branch(word))?;
                 vec![if word == "if" { Node::If(branch) } else { Node::With(branch) }]
             }
-            End::End | End::Input => Vec::new(),
+            Stop::End | Stop::Input => Vec::new(),
         };
         self.variables.truncate(variables);
         Ok(Branch { pipe, body, otherwise })
@@ -364,7 +364,7 @@ impl Parser<'_> {
         let variables = std::mem::replace(&mut self.variables, vec!["$".to_owned()]);
         let loops = std::mem::take(&mut self.loops);
         let (nodes, end) = self.list(Context::Block)?;
-        if !matches!(end, End::End) {
+        if !matches!(end, Stop::End) {
             return self.fail("unexpected {{else}} in define clause");
         }
         (self.variables, self.loops) = (variables, loops);
@@ -428,8 +428,7 @@ impl Parser<'_> {
     fn declaration(&mut self, place: &str) -> Result<(Vec<String>, bool), Error> {
         let start = self.next;
         let mut names = Vec::new();
-        loop {
-            let Some(Kind::Variable(name)) = self.peek_after_space() else { break };
+        while let Some(Kind::Variable(name)) = self.peek_after_space() {
             self.take();
             names.push(name);
             match self.peek_after_space() {

@@ -42,6 +42,7 @@ pub(super) fn println(values: &[Value]) -> String {
 
 /// Flags, width and precision of one verb.
 #[derive(Debug, Default, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 struct Form {
     minus: bool,
     plus: bool,

@@ -15,16 +15,14 @@ use crate::signals;
 use crate::template::{Record, Value};
 
 /// What of a container is not in its summary.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Surroundings<'a> {
     /// Its image's configuration.
     pub(crate) image: Config,
-    /// The engine's folder of containers.
-    pub(crate) folder: &'a str,
+    /// The engine's folder.
+    pub(crate) root: &'a Path,
     /// Bytes of its own files, and of all; if they were asked for.
     pub(crate) sizes: Option<(u64, u64)>,
-    /// The ids of processes that were added to it.
-    pub(crate) execs: Vec<String>,
 }
 
 /// The labels of image and request.
@@ -177,6 +175,10 @@ fn host_config(record: &Container) -> Record {
     let binds = request.binds.iter().map(|bind| {
         format!("{}:{}{}", bind.source.display(), bind.destination, if bind.read_only { ":ro" } else { "" })
     });
+    let volumes =
+        request.volumes.iter().filter(|volume| !volume.name.is_empty()).map(|volume| {
+            format!("{}:{}{}", volume.name, volume.destination, if volume.read_only { ":ro" } else { "" })
+        });
     let tmpfs = request.tmpfs.iter().map(|tmpfs| (tmpfs.destination.clone(), Value::from(tmpfs.options.join(","))));
     let ulimits = request.ulimits.iter().map(|limit| {
         let number = |value: u64| i64::try_from(value).unwrap_or(-1);
@@ -191,7 +193,7 @@ fn host_config(record: &Container) -> Record {
     let (width, height) = request.console_size.unwrap_or_default();
     let runtime = request.runtime.as_deref().map_or_else(|| "native".to_owned(), |path| path.display().to_string());
     Record::new("container.HostConfig")
-        .with("Binds", Value::list_or_nil(binds))
+        .with("Binds", Value::list_or_nil(binds.chain(volumes)))
         .with("ContainerIDFile", "")
         .with("LogConfig", log_config(request.log))
         .with("NetworkMode", network(record))
@@ -258,7 +260,18 @@ fn host_config(record: &Container) -> Record {
         .with("ReadonlyPaths", Value::nil_list())
 }
 
-fn mounts(record: &Container) -> Value {
+fn mounts(record: &Container, root: &Path) -> Value {
+    let volumes = record.volumes.iter().map(|volume| {
+        Record::new("container.MountPoint")
+            .with("Type", "volume")
+            .with("Name", &volume.name)
+            .with("Source", root.join("volumes").join(&volume.name).join("_data").display().to_string())
+            .with("Destination", &volume.destination)
+            .with("Driver", "local")
+            .with("Mode", if volume.read_only { "ro" } else { "" })
+            .with("RW", !volume.read_only)
+            .with("Propagation", "")
+    });
     let binds = record.request.binds.iter().map(|bind| {
         Record::new("container.MountPoint")
             .with("Type", "bind")
@@ -270,7 +283,7 @@ fn mounts(record: &Container) -> Value {
             .with("RW", !bind.read_only)
             .with("Propagation", "rprivate")
     });
-    Value::list(binds)
+    Value::list(binds.chain(volumes))
 }
 
 fn config(record: &Container, image: &Config) -> Record {
@@ -286,15 +299,15 @@ fn config(record: &Container, image: &Config) -> Record {
         (true, Some(_)) => Value::nil_list(),
         (true, None) => list("Cmd"),
     };
-    let mut env: Vec<String> = image.list("Env").unwrap_or_default();
-    for variable in &request.env {
-        let key = variable.split('=').next().unwrap_or_default();
-        match env.iter_mut().find(|there| there.split('=').next() == Some(key)) {
-            Some(there) => there.clone_from(variable),
-            None => env.push(variable.clone()),
+    // The image's come after those that were asked for, as Docker merges them.
+    let key = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
+    let mut env = request.env.clone();
+    for variable in image.list("Env").unwrap_or_default() {
+        if !request.env.iter().any(|asked| key(asked) == key(&variable)) {
+            env.push(variable);
         }
     }
-    let stop_signal = request.stop_signal.map(signals::name).unwrap_or_else(|| image.string("StopSignal").to_owned());
+    let stop_signal = request.stop_signal.map_or_else(|| image.string("StopSignal").to_owned(), signals::name);
     Record::new("container.Config")
         .with("Hostname", request.hostname.clone().unwrap_or_else(|| record.id.short().to_owned()))
         .with("Domainname", "")
@@ -358,13 +371,13 @@ fn network_settings(record: &Container) -> Record {
 }
 
 /// What `inspect` shows.
-pub(crate) fn inspect(summary: &Summary, around: Surroundings<'_>) -> Value {
+pub(crate) fn inspect(summary: &Summary, around: &Surroundings<'_>) -> Value {
     let record = &summary.record;
     let (program, arguments) = match record.command.split_first() {
         Some((program, arguments)) => (program.clone(), arguments.to_vec()),
         None => (String::new(), Vec::new()),
     };
-    let folder = Path::new(around.folder).join(record.id.as_str());
+    let folder = around.root.join("containers").join(record.id.as_str());
     let file = |name: &str| folder.join(name).display().to_string();
     let log = if record.request.log == LogConfig::None { String::new() } else { file("log") };
     let mut object = Record::new("container.InspectResponse")
@@ -385,7 +398,7 @@ pub(crate) fn inspect(summary: &Summary, around: Surroundings<'_>) -> Value {
         .with("MountLabel", "")
         .with("ProcessLabel", "")
         .with("AppArmorProfile", "")
-        .with("ExecIDs", Value::list_or_nil(around.execs))
+        .with("ExecIDs", Value::nil_list())
         .with("HostConfig", host_config(record))
         .with(
             "GraphDriver",
@@ -395,7 +408,7 @@ pub(crate) fn inspect(summary: &Summary, around: Surroundings<'_>) -> Value {
         object = object.with("SizeRw", own).with("SizeRootFs", all);
     }
     object
-        .with("Mounts", mounts(record))
+        .with("Mounts", mounts(record, around.root))
         .with("Config", config(record, &around.image))
         .with("NetworkSettings", network_settings(record))
         .into()

@@ -4,8 +4,23 @@ use std::fmt::Write as _;
 
 use estiba_engine::{Event, Kind};
 
+use super::image::familiar;
 use crate::moment;
 use crate::template::{Record, Value};
+
+/// The event with the short names of images.
+pub(crate) fn shown(mut event: Event) -> Event {
+    let keys: &[&str] = if event.kind == Kind::Image { &["name"] } else { &["image"] };
+    for key in keys {
+        if let Some(name) = event.attributes.get_mut(*key) {
+            *name = familiar(name);
+        }
+    }
+    if event.kind == Kind::Image {
+        event.id = familiar(&event.id);
+    }
+    event
+}
 
 /// The line without `--format`.
 pub(crate) fn line(event: &Event) -> String {

@@ -64,8 +64,9 @@ pub(crate) fn container(summary: &Summary, image: &Config, sizes: Option<(u64, u
     let record = &summary.record;
     let labels = container::labels(record, image);
     let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let mounts: Vec<String> =
-        record.request.binds.iter().map(|bind| length.cut(&bind.source.display().to_string(), 15)).collect();
+    let sources = record.request.binds.iter().map(|bind| bind.source.display().to_string());
+    let volumes = record.volumes.iter().map(|volume| volume.name.clone());
+    let mounts: Vec<String> = volumes.chain(sources).map(|source| length.cut(&source, 15)).collect();
     let size = match sizes {
         Some((own, all)) if all > 0 => format!("{} (virtual {})", size::human_with(3, own), size::human_with(3, all)),
         Some((own, _)) => size::human_with(3, own),
@@ -80,7 +81,7 @@ pub(crate) fn container(summary: &Summary, image: &Config, sizes: Option<(u64, u
         .with("Image", if name.is_empty() { length.id(&record.image_id) } else { name })
         .hidden("Label", Lookup::Entries(labels))
         .with("Labels", pairs.join(","))
-        .with("LocalVolumes", "0")
+        .with("LocalVolumes", record.volumes.len().to_string())
         .with("Mounts", mounts.join(","))
         .with("Names", record.name.to_string())
         .with("Networks", container::network(record))
