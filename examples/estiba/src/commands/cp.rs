@@ -27,7 +27,7 @@ pub(crate) struct Cp {
     /// Follow a symbolic link at the end of SRC_PATH
     #[arg(short = 'L', long)]
     follow_link: bool,
-    /// Say nothing (nothing is said anyhow)
+    /// Do not show the progress (none is shown anyhow)
     #[arg(short, long)]
     quiet: bool,
     /// What to copy

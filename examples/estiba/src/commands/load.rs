@@ -18,7 +18,7 @@ pub(crate) struct Load {
     /// Read from a file instead of standard input
     #[arg(short, long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Do not tell what was loaded
+    /// Do not show the progress (none is shown anyhow)
     #[arg(short, long)]
     quiet: bool,
 }
@@ -45,6 +45,6 @@ impl Load {
                 let _ = writeln!(text, "Loaded image ID: {}", image.id);
             }
         }
-        if self.quiet { Ok(0) } else { output::print(&text) }
+        output::print(&text)
     }
 }

@@ -33,7 +33,7 @@ pub(crate) async fn find(engine: &Engine, reference: &str) -> Result<Image> {
 fn advice(reference: &str) -> Option<String> {
     if let Some(name) = reference.strip_prefix("embedded:") {
         return Some(format!(
-            "there is no image {name:?} in this program: the one that there is, is {}",
+            "there is no image embedded:{name} in this program: the one that there is, is {}",
             embedded::REFERENCE
         ));
     }

@@ -24,8 +24,8 @@ fn memory(home: &Home) -> Result {
     home.run(&["run", "--rm", HELLO, "eat", "256"])?.expect_out("ate 256 MiB\n")?;
     let ended = home.run(&["run", "--name", "eater", "--memory", "64m", HELLO, "eat", "256"])?;
     ended.expect_status(137)?;
-    let ps = home.run(&["ps", "-a"])?.expect_status(0)?;
-    assert!(ps.out.contains("out of memory"), "{}", ps.out);
+    let format = "{{.State.OOMKilled}} {{.State.ExitCode}}";
+    home.run(&["inspect", "-f", format, "eater"])?.expect_out("true 137\n")?;
     home.run(&["rm", "eater"])?.expect_status(0)?;
     Ok(())
 }

@@ -218,7 +218,7 @@ fn name_taken(home: &Home) -> Result {
 
 fn options(home: &Home) -> Result {
     let before = home.look();
-    let cases: [(&[&str], &[&str]); 14] = [
+    let cases: [(&[&str], &[&str]); 26] = [
         (&["--network", "bridge"], &["bridge"]),
         (&["--memory", "lots"], &["lots"]),
         (&["--memory", "1k"], &["memory"]),
@@ -226,7 +226,19 @@ fn options(home: &Home) -> Result {
         (&["--pids-limit", "many"], &["many"]),
         (&["-v", "relative:/x:nonsense"], &["nonsense"]),
         (&["-v", "/tmp:relative"], &["relative"]),
-        (&["-v", "named:/x"], &["named"]),
+        (&["-v", "named/path:/x"], &["named/path"]),
+        (&["--cpus", "0.001"], &["cpus", "0.01"]),
+        (&["-u", "99999999999"], &["99999999999", "4294967294"]),
+        (&["--runtime", "/no/such/runtime"], &["/no/such/runtime", "/usr/sbin/runc"]),
+        (&["--shim", "/no/such/shim"], &["/no/such/shim"]),
+        (&["-p", "80:80"], &["-p", "--network host"]),
+        (&["--privileged"], &["--privileged", "--cap-add"]),
+        (&["--restart", "always"], &["--rm", "--restart"]),
+        (&["--restart", "sometimes"], &["sometimes", "unless-stopped"]),
+        (&["--stop-signal", "NOPE"], &["NOPE", "SIGTERM"]),
+        (&["--rm=maybe"], &["maybe", "true or false", "estiba run --help"]),
+        (&["-d", "-a", "stdout"], &["--attach", "--detach"]),
+        (&["--log-driver", "syslog"], &["syslog", "json-file"]),
         (&["-u", "nobody-of-this-name"], &["nobody-of-this-name"]),
         (&["-w", "relative"], &["relative"]),
         (&["--name", "a/b"], &["a/b"]),
