@@ -3,9 +3,9 @@
 use clap::Args;
 use estiba_engine::Engine;
 
-use super::each;
+use super::{each, settled};
 use crate::failure::{Failure, Result};
-use crate::signals;
+use crate::signals::{self, SIGKILL};
 
 /// Send a signal to containers
 #[derive(Debug, Args)]
@@ -22,7 +22,12 @@ pub(crate) struct Kill {
 impl Kill {
     pub(crate) async fn execute(self, engine: &Engine) -> Result<u8> {
         let signal = signals::parse(&self.signal).map_err(Failure::new)?;
-        let kill = async |name: &str| -> Result<()> { Ok(engine.container(name).await?.kill(signal).await?) };
+        let kill = async |name: &str| -> Result<()> {
+            let container = engine.container(name).await?;
+            container.kill(signal).await?;
+            // What cannot be refused is waited for, as with Docker.
+            if signal == SIGKILL { settled(&container).await } else { Ok(()) }
+        };
         each(&self.containers, kill).await
     }
 }

@@ -136,6 +136,11 @@ impl Home {
             }
             let path = Path::new(difference.rsplit_once(": file ").map_or("", |(_, path)| path));
             let of_an_image = of_images.iter().any(|folder| path.starts_with(folder));
+            // The folders of volumes are made for the first one.
+            let volumes = self.root().join("volumes");
+            if path == volumes || path == volumes.join(".tmp") {
+                return false;
+            }
             !of_an_image || path.parent().is_some_and(|parent| parent.ends_with("active"))
         })
     }

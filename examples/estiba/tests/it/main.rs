@@ -4,10 +4,13 @@
 //! world is looked at again: no process, mount, cgroup, network namespace, snapshot or file may be left of it.
 
 mod faults;
+mod files;
 mod home;
 mod image;
 mod kills;
+mod lifecycle;
 mod limits;
+mod listing;
 mod many;
 mod need;
 mod processes;
@@ -15,6 +18,7 @@ mod pty;
 mod refusals;
 mod running;
 mod runtimes;
+mod sessions;
 mod sources;
 mod sys;
 mod terminal;
@@ -36,6 +40,10 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut trials = running::trials();
+    trials.extend(lifecycle::trials());
+    trials.extend(listing::trials());
+    trials.extend(sessions::trials());
+    trials.extend(files::trials());
     trials.extend(sources::trials());
     trials.extend(terminal::trials());
     trials.extend(limits::trials());
