@@ -14,7 +14,8 @@ use crate::streams::{Ends, Fifos};
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) engine: Engine,
-    pub(crate) record: Record,
+    /// Apart from the rest, so that futures stay small.
+    pub(crate) record: Box<Record>,
     /// Its name; empty for the first one.
     pub(crate) exec_id: String,
     control: Mutex<Connection>,
@@ -32,7 +33,7 @@ impl Process {
         waiting: Connection,
     ) -> Self {
         let (control, waiting) = (Mutex::new(control), Mutex::new(waiting));
-        Self { engine, record, exec_id, control, waiting, attachment: None }
+        Self { engine, record: Box::new(record), exec_id, control, waiting, attachment: None }
     }
 
     fn id(&self) -> String {

@@ -211,9 +211,15 @@ fn kill_leftovers(inner: &Inner, record: &Record) -> Result<()> {
     let container = id.runtime_id()?;
     let deleted = inner.runtime_of(record).delete(&container, DeleteMode::Force);
     // A runtime that was killed before it wrote its state knows nothing of the cgroup: the record does.
-    let hierarchies = Hierarchies::detect().map_err(failed)?;
-    let cgroup = Cgroup::open(&hierarchies, &record.cgroup).map_err(failed)?;
-    cgroup.kill().and_then(|()| cgroup.remove()).map_err(failed)?;
+    match Hierarchies::detect() {
+        Ok(hierarchies) => {
+            let cgroup = Cgroup::open(&hierarchies, &record.cgroup).map_err(failed)?;
+            cgroup.kill().and_then(|()| cgroup.remove()).map_err(failed)?;
+        }
+        // Then the container never came to be.
+        Err(estiba_runtime::Error::CgroupsNotMounted) => {}
+        Err(error) => return Err(failed(error)),
+    }
     if let Err(error) = deleted {
         // Its processes are gone all the same, and what it remembers goes with the bundle.
         tracing::warn!(container = %id, error = &error as &dyn std::error::Error, "the runtime could not delete a container");

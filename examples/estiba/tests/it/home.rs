@@ -131,7 +131,7 @@ impl Home {
             std::thread::sleep(Duration::from_millis(50));
         }
         self.settled_as(&self.before, |difference| {
-            if difference.ends_with("/monitor.lock") {
+            if difference.ends_with("/monitor.lock") || difference.ends_with("/monitor.gate") {
                 return false;
             }
             let path = Path::new(difference.rsplit_once(": file ").map_or("", |(_, path)| path));

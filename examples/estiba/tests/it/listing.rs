@@ -222,7 +222,7 @@ fn events(home: &Home) -> Result {
         Ok(home.run(&words)?.expect_status(0)?.out)
     };
     let actions = events(&["--filter", "container=one", "--format", "{{.Type}} {{.Action}}"])?;
-    assert_eq!(actions, "container create\ncontainer start\ncontainer die\ncontainer destroy\n");
+    assert_eq!(actions, "container create\ncontainer attach\ncontainer start\ncontainer die\ncontainer destroy\n");
     let died = json(&events(&["--filter", "container=one", "--filter", "event=die", "--format", "json"])?)?;
     assert_eq!(died["Actor"]["Attributes"]["exitCode"], "3");
     assert_eq!((&died["from"], &died["scope"]), (&Value::from(IMAGE), &Value::from("local")));
