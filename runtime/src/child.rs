@@ -3,6 +3,7 @@
 //! Nothing here allocates, takes a lock or panics. The child is a copy of a process that may have had any number of threads, and
 //! any of them may have held any lock.
 
+mod copy;
 mod device;
 mod executable;
 mod mount;
@@ -15,7 +16,8 @@ use crate::child::mount::Way;
 use crate::child::report::Failure;
 use crate::plan::{Plan, Slot, Step};
 use crate::resolve::Resolver;
-use crate::sys::{Call, file, process, socket, terminal};
+use crate::sys::process::CLONE_NEWTIME;
+use crate::sys::{Call, file, process, schedule, socket, terminal};
 
 /// What the child has, beside the plan.
 #[derive(Debug)]
@@ -160,6 +162,22 @@ impl Child<'_> {
                 written?;
             }
             Step::Limit { resource, soft, hard, .. } => process::set_limit(0, *resource, *soft, *hard)?,
+            Step::Scheduler(attributes) => schedule::set_attributes(0, attributes)?,
+            Step::IoPriority(value) => schedule::set_io_priority(0, *value)?,
+            Step::Affinity(processors) => schedule::set_affinity(processors)?,
+            Step::MemoryPolicy { mode, nodes } => schedule::set_memory_policy(*mode, nodes)?,
+            Step::Personality(domain) => schedule::set_personality(*domain)?,
+            Step::Clocks => {
+                process::unshare(CLONE_NEWTIME)?;
+                socket::send(socket, &Message::Clocks.encode(), None)?;
+                wait(socket)?;
+                // Whoever makes a time namespace is not in it yet.
+                let path = c"/proc/self/ns/time_for_children";
+                let namespace = file::openat(libc::AT_FDCWD, path, libc::O_RDONLY, 0)?;
+                let joined = process::setns(namespace, CLONE_NEWTIME);
+                file::close(namespace);
+                joined?;
+            }
             Step::Hostname(name) => process::set_hostname(name)?,
             Step::Domainname(name) => process::set_domainname(name)?,
             Step::Sysctl { path, value } => mount::sysctl(resolver, &mut made.proc, path, value)?,

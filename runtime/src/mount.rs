@@ -47,6 +47,9 @@ impl Tree {
         }
         let options = parse_options(mount.options().as_deref().unwrap_or_default())
             .map_err(|option| invalid(format!("option {option:?} is not supported")))?;
+        if options.idmap.is_some() || options.copy_up {
+            return Err(invalid("idmap and tmpcopyup are not supported".into()));
+        }
         let kind = mount.typ().as_deref().unwrap_or_default();
         let fd = if kind == "overlay" {
             overlay::mount(&options, features)?

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use crate::cgroup::{Cgroup, Hierarchies};
-use crate::plan::{Host, Plan, Slot, limits};
+use crate::plan::{Host, Plan, Slot};
 use crate::sys::mount::Depth;
 use crate::sys::{self, process};
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     Runtime, State, Stats, Status, Stdio,
 };
 use hook::Hooks;
-use launch::{Event, Launch, Waiting};
+use launch::{Event, Launch, Opener, Waiting};
 use record::{Folder, Identity, Record};
 
 /// How long a killed process may take to end, in milliseconds.
@@ -172,7 +172,9 @@ impl Native {
                 cloned.as_fd()
             }
         };
-        let opened = plan.opens.iter().map(|open| launch::open(open, self.features)).collect::<Result<Vec<_>>>()?;
+        let mut host = Opener::new(self.features);
+        let opened = plan.opens.iter().map(|wanted| host.open(wanted)).collect::<Result<Vec<_>>>()?;
+        drop(host);
         let (socket, inner) = sys::socket::pair().map_err(launch::system("make a pair of sockets"))?;
         let table: Vec<i32> = [inner.as_fd(), gate.as_fd(), root]
             .into_iter()
@@ -225,10 +227,14 @@ impl Native {
                     Hooks::of(&record, self.features).while_created(&started.pidfd)?;
                     launch::answer(&socket)?;
                 }
+                Event::Clocks => {
+                    launch::set_clocks(started.pid, &plan.clocks)?;
+                    launch::answer(&socket)?;
+                }
                 Event::Ready => ready = true,
             }
         }
-        if plan.hooked {
+        if plan.asks {
             launch::answer(&socket)?;
         }
         self.waiting().insert(id.clone(), Waiting::new(socket, &plan));
@@ -252,7 +258,7 @@ fn adopt(spec: &Spec, plan: &Plan, record: &mut Record, folder: &Folder, socket:
     if plan.in_user_namespace
         && let Some(process) = spec.process()
     {
-        launch::privileged(process.oom_score_adj(), &limits(process)?, pid)?;
+        launch::privileged(process, pid)?;
     }
     if plan.mappings {
         launch::write_mappings(spec, pid)?;
@@ -260,8 +266,8 @@ fn adopt(spec: &Spec, plan: &Plan, record: &mut Record, folder: &Folder, socket:
     }
     record.identity = Identity::of(pid)?;
     folder.store(record)?;
-    // The answer to the hooks would be the first that is read.
-    if plan.hooked { Ok(()) } else { launch::answer(socket) }
+    // An answer to what it asks would not be the first that is read.
+    if plan.asks { Ok(()) } else { launch::answer(socket) }
 }
 
 impl Runtime for Native {
@@ -294,7 +300,10 @@ impl Runtime for Native {
         if let Some(waiting) = waiting {
             waiting.executed()?;
         }
-        hooks.poststart()
+        hooks.poststart().inspect_err(|_| {
+            // As with a hook that fails before.
+            self.kill(id, libc::SIGKILL, KillTarget::Init).ok();
+        })
     }
 
     fn state(&self, id: &ContainerId) -> Result<State> {

@@ -10,6 +10,7 @@ mod mount;
 mod option;
 mod process;
 mod refusal;
+mod schedule;
 mod step;
 mod target;
 
@@ -17,14 +18,17 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
 
+pub(crate) use mount::id_map;
 pub(crate) use option::{Options, parse as parse_options};
 pub(crate) use process::limits;
 use process::{Pause, Program};
+pub(crate) use schedule::priorities;
 pub(crate) use step::{Filesystem, Late, Step};
 pub(crate) use target::Target;
 
+use crate::rights::Common;
 use crate::sys::mount::Depth;
 use crate::sys::process::{CLONE_NEWTIME, Strings};
 use crate::{Error, Features, Keyring, Result, RootSwitch};
@@ -94,9 +98,20 @@ pub(crate) enum Open {
         depth: Depth,
         /// Its attributes and propagation.
         options: Options,
+        /// Whose ids its files show, and how deep that goes.
+        idmap: Option<(IdMap, Depth)>,
         /// The field that it comes from.
         field: String,
     },
+}
+
+/// How the owners of files are shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum IdMap {
+    /// By mappings of users and groups, in the form of `/proc/PID/uid_map`.
+    Mappings(String, String),
+    /// As in this user namespace.
+    Namespace(PathBuf),
 }
 
 /// What the child does and what it needs for it.
@@ -121,8 +136,10 @@ pub(crate) struct Plan {
     pub(crate) forks: bool,
     /// Whether it is in a user namespace, where it has no privileges on the host.
     pub(crate) in_user_namespace: bool,
-    /// Whether hooks run before the root is switched.
-    pub(crate) hooked: bool,
+    /// Whether the child asks the parent for something, such as hooks, and waits.
+    pub(crate) asks: bool,
+    /// What the parent writes to the child's `timens_offsets`.
+    pub(crate) clocks: String,
 }
 
 /// Collects a plan.
@@ -150,7 +167,12 @@ impl Plan {
         planner.namespaces()?;
         let forks = planner.joined & (NEW_USER | NEW_PID) != 0;
         // What the cgroup namespace shows as its root is where its maker was, so it is made after joining.
-        let flags = planner.new & !NEW_CGROUP;
+        let mut flags = planner.new & !NEW_CGROUP;
+        let clocks = planner.clocks()?;
+        if !clocks.is_empty() {
+            // Its clocks can be set as long as nobody is in it.
+            flags &= !CLONE_NEWTIME;
+        }
         planner.steps.push(Step::NotDumpable);
         if host.tasks > 0 {
             planner.steps.push(Step::JoinCgroups { count: host.tasks });
@@ -173,13 +195,19 @@ impl Plan {
         if !planner.in_user_namespace() {
             let mut early = planner.program()?.early()?;
             planner.steps.append(&mut early);
+            planner.steps.append(&mut priorities(planner.process()?)?);
         }
+        if !clocks.is_empty() {
+            planner.steps.push(Step::Clocks);
+        }
+        // Not the first process's, but to be known to be right.
+        schedule::affinity(planner.process()?)?;
         planner.names()?;
         planner.sysctls()?;
         planner.root()?;
         let mut late = planner.program()?.late(Pause::UntilStart)?;
         planner.steps.append(&mut late);
-        let hooked = planner.steps.contains(&Step::Hooks);
+        let asks = planner.steps.iter().any(|step| matches!(step, Step::Hooks | Step::Clocks));
         let (candidates, arguments, environment) = planner.program()?.texts()?;
         Ok(Self {
             flags: if forks { 0 } else { flags },
@@ -191,7 +219,8 @@ impl Plan {
             mappings,
             forks,
             in_user_namespace: (planner.new | planner.joined) & NEW_USER != 0,
-            hooked,
+            asks,
+            clocks,
         })
     }
 
@@ -212,7 +241,8 @@ impl Plan {
             mappings: false,
             forks: false,
             in_user_namespace: false,
-            hooked: false,
+            asks: false,
+            clocks: String::new(),
         }
     }
 
@@ -268,9 +298,39 @@ impl Planner<'_> {
         self.steps.append(&mut joins);
     }
 
+    fn process(&self) -> Result<&Process> {
+        self.spec.process().as_ref().ok_or_else(|| invalid("process", "is missing"))
+    }
+
     fn program(&self) -> Result<Program<'_>> {
-        let process = self.spec.process().as_ref().ok_or_else(|| invalid("process", "is missing"))?;
-        Ok(Program { process, host: self.host, in_user_namespace: self.in_user_namespace() })
+        let common = Common::of(self.spec);
+        Ok(Program { process: self.process()?, common, host: self.host, in_user_namespace: self.in_user_namespace() })
+    }
+
+    /// The lines of `timens_offsets`.
+    fn clocks(&self) -> Result<String> {
+        let Some(offsets) = self.spec.linux().as_ref().and_then(|linux| linux.time_offsets().as_ref()) else {
+            return Ok(String::new());
+        };
+        if !offsets.is_empty() && self.new & CLONE_NEWTIME == 0 {
+            return Err(invalid("linux.timeOffsets", "they need a new time namespace"));
+        }
+        let mut offsets: Vec<_> = offsets.iter().collect();
+        offsets.sort_by_key(|(clock, _)| *clock);
+        let mut text = String::new();
+        for (clock, offset) in offsets {
+            let field = format!("linux.timeOffsets.{clock}");
+            if !matches!(clock.as_str(), "monotonic" | "boottime") {
+                return Err(invalid(field, "is neither monotonic nor boottime"));
+            }
+            let nanoseconds = offset.nanosecs().unwrap_or(0);
+            if nanoseconds > 999_999_999 {
+                return Err(invalid(field, "nanosecs are a second or more"));
+            }
+            let seconds = offset.secs().unwrap_or(0);
+            text.extend([clock.as_str(), &format!(" {seconds} {nanoseconds}\n")]);
+        }
+        Ok(text)
     }
 
     fn own_or_joined(&self, kind: u64) -> bool {
@@ -447,7 +507,7 @@ pub(crate) mod tests {
         assert_ne!(plan.flags & NEW_PID, 0);
         let joined = place(&plan, |step| matches!(step, Step::JoinCgroups { .. }));
         assert!(joined < place(&plan, |step| *step == Step::UnshareCgroup));
-        assert!(!plan.forks && !plan.mappings && !plan.hooked);
+        assert!(!plan.forks && !plan.mappings && !plan.asks);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! What a container's processes may, unless one says otherwise.
 
-use oci_spec::runtime::{LinuxCapabilities, PosixRlimit, Process};
+use oci_spec::runtime::{
+    ExecCPUAffinity, LinuxCapabilities, LinuxIOPriority, LinuxMemoryPolicy, LinuxPersonality, PosixRlimit, Process,
+    Scheduler, Spec,
+};
 use serde::{Deserialize, Serialize};
 
 /// What the container's first process may.
@@ -14,6 +17,29 @@ pub(crate) struct Rights {
     no_new_privileges: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     oom_score_adj: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scheduler: Option<Scheduler>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    io_priority: Option<LinuxIOPriority>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exec_cpu_affinity: Option<ExecCPUAffinity>,
+}
+
+/// What of `linux` is a matter of each of the container's processes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Common<'a> {
+    pub(crate) personality: Option<&'a LinuxPersonality>,
+    pub(crate) memory_policy: Option<&'a LinuxMemoryPolicy>,
+}
+
+impl<'a> Common<'a> {
+    pub(crate) fn of(spec: &'a Spec) -> Self {
+        let linux = spec.linux().as_ref();
+        Self {
+            personality: linux.and_then(|linux| linux.personality().as_ref()),
+            memory_policy: linux.and_then(|linux| linux.memory_policy().as_ref()),
+        }
+    }
 }
 
 impl Rights {
@@ -23,6 +49,9 @@ impl Rights {
             rlimits: process.rlimits().clone(),
             no_new_privileges: process.no_new_privileges() == Some(true),
             oom_score_adj: process.oom_score_adj(),
+            scheduler: process.scheduler().clone(),
+            io_priority: *process.io_priority(),
+            exec_cpu_affinity: process.exec_cpu_affinity().clone(),
         }
     }
 
@@ -48,6 +77,15 @@ impl Rights {
         }
         if process.oom_score_adj().is_none() {
             process.set_oom_score_adj(self.oom_score_adj);
+        }
+        if process.scheduler().is_none() {
+            process.set_scheduler(self.scheduler.clone());
+        }
+        if process.io_priority().is_none() {
+            process.set_io_priority(self.io_priority);
+        }
+        if process.exec_cpu_affinity().is_none() {
+            process.set_exec_cpu_affinity(self.exec_cpu_affinity.clone());
         }
         process
     }

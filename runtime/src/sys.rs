@@ -11,6 +11,7 @@ pub(crate) mod bpf;
 pub(crate) mod file;
 pub(crate) mod mount;
 pub(crate) mod process;
+pub(crate) mod schedule;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod terminal;

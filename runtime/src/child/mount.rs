@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 
+use super::copy::copy_up;
 use super::report::{Failure, Part};
 use crate::Features;
 use crate::plan::{Filesystem, Late, Target};
@@ -113,17 +114,28 @@ fn detached(kind: &CStr, parameters: &[(&CStr, Option<&CStr>)], attributes: u64)
 
 /// Makes and attaches a filesystem.
 pub(super) fn filesystem(resolver: Resolver, root: i32, filesystem: &Filesystem) -> Result<(), Failure> {
+    let links = if filesystem.no_links { Links::Refuse } else { Links::Follow };
     let context = sys::fsopen(&filesystem.kind).map_err(Part::OpenFilesystem.of())?;
+    if filesystem.same_mode
+        && let Ok(hidden) = resolver.open(root, filesystem.target.path(), libc::O_PATH, links)
+    {
+        let mode = octal(file::stat(hidden, c"")?.mode & 0o7777);
+        close(hidden);
+        let mode = CStr::from_bytes_until_nul(&mode).map_err(|_| libc::EINVAL)?;
+        sys::fsconfig(context, c"mode", Some(mode)).map_err(Part::Parameter.of())?;
+    }
     for (key, value) in &filesystem.parameters {
         sys::fsconfig(context, key, value.as_deref()).map_err(Part::Parameter.of())?;
     }
     sys::fsconfig_create(context).map_err(Part::Make.of())?;
     let tree = sys::fsmount(context, filesystem.attributes).map_err(Part::Make.of())?;
     close(context);
-    let links = if filesystem.no_links { Links::Refuse } else { Links::Follow };
     let target = make(resolver, root, &filesystem.target, true, links).map_err(Part::Target.of())?;
     if filesystem.kind.as_c_str() != c"proc" && file::filesystem(target)? == PROC_SUPER_MAGIC {
         return Err(Part::InsideProc.of()(libc::EPERM));
+    }
+    if filesystem.copy_up {
+        copy_up(target, tree).map_err(Part::CopyUp.of())?;
     }
     sys::attach(tree, target).map_err(Part::Attach.of())?;
     close(target);
@@ -132,6 +144,12 @@ pub(super) fn filesystem(resolver: Resolver, root: i32, filesystem: &Filesystem)
     }
     close(tree);
     Ok(())
+}
+
+/// A mode as text.
+fn octal(mode: u32) -> [u8; 6] {
+    let digit = |shift: u32| b'0' + (mode >> shift & 7) as u8;
+    [b'0', digit(9), digit(6), digit(3), digit(0), 0]
 }
 
 /// Attaches a tree of the parent's. If `guarded`, not inside a procfs, where it could feign what security depends on.

@@ -34,9 +34,10 @@ pub(crate) enum Part {
     Find,
     Interpreter,
     Execute,
+    CopyUp,
 }
 
-const PARTS: [(Part, &str); 18] = [
+const PARTS: [(Part, &str); 19] = [
     (Part::Whole, ""),
     (Part::OpenFilesystem, "open the filesystem"),
     (Part::Parameter, "set an option"),
@@ -55,6 +56,7 @@ const PARTS: [(Part, &str); 18] = [
     (Part::Find, ""),
     (Part::Interpreter, "cannot rule out that the interpreter is a link into /proc"),
     (Part::Execute, ""),
+    (Part::CopyUp, "copy what it hides"),
 ];
 
 impl Part {
@@ -80,6 +82,8 @@ pub(crate) enum Message {
     Console,
     /// The hooks are to be run.
     Hooks,
+    /// The clocks of its time namespace are to be set.
+    Clocks,
     /// All is prepared.
     Ready,
 }
@@ -96,6 +100,7 @@ impl Message {
             Self::Console => (2, 0, 0, 0),
             Self::Hooks => (3, 0, 0, 0),
             Self::Ready => (4, 0, 0, 0),
+            Self::Clocks => (5, 0, 0, 0),
         };
         let [n0, n1, n2, n3] = number.to_ne_bytes();
         let [v0, v1, v2, v3] = value.to_ne_bytes();
@@ -113,6 +118,7 @@ impl Message {
             2 => Self::Console,
             3 => Self::Hooks,
             4 => Self::Ready,
+            5 => Self::Clocks,
             _ => return None,
         })
     }
@@ -128,7 +134,8 @@ mod tests {
             let message = Message::Failed { step: 70_000, part, errno: 13 };
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }
-        for message in [Message::Forked { pid: 42 }, Message::Console, Message::Hooks, Message::Ready] {
+        for message in [Message::Forked { pid: 42 }, Message::Console, Message::Hooks, Message::Ready, Message::Clocks]
+        {
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }
         assert_eq!(Message::decode(&[]), None);

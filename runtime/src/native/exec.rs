@@ -55,7 +55,7 @@ impl Native {
             filter: filter.is_some(),
             kcore: false,
         };
-        let mut plan = Plan::exec(&process, &host, record.namespaces, record.identity.pid)?;
+        let mut plan = Plan::exec(&process, record.common(), &host, record.namespaces, record.identity.pid)?;
         let (socket, inner) = sys::socket::pair().map_err(launch::system("make a pair of sockets"))?;
         // Neither a gate nor a root that the parent has opened.
         let mut table = vec![inner.as_raw_fd(), -1, -1];
@@ -115,8 +115,8 @@ impl Added {
                 Ok(Event::Forked(pid)) => self.replace(pid)?,
                 Ok(Event::Console(fd)) => console = Some(fd),
                 Ok(Event::Ready) => ready = true,
-                // No hook is planned.
-                Ok(Event::Hooks) => {}
+                // Neither is planned.
+                Ok(Event::Hooks | Event::Clocks) => {}
                 Err(error) => {
                     if self.forks
                         && let Some(pid) = launch::unheard(socket)

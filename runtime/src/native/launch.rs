@@ -7,13 +7,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, Spec};
+use oci_spec::runtime::{Process, Spec};
 
 use crate::child::{self, Child, Message, Part};
-use crate::plan::{Open, Plan, Step};
+use crate::plan::{IdMap, Open, Plan, Step, id_map, limits, priorities};
 use crate::sys::mount::{self, Depth};
-use crate::sys::process::{self, CloneRequest};
-use crate::sys::{self, file, own, socket};
+use crate::sys::process::{self, CloneRequest, Strings};
+use crate::sys::{self, file, own, schedule, socket};
 use crate::{Error, Features, Result};
 
 /// Everything that a child gets, beside its plan.
@@ -96,6 +96,7 @@ pub(super) enum Event {
     Forked(i32),
     Console(OwnedFd),
     Hooks,
+    Clocks,
     Ready,
 }
 
@@ -106,6 +107,7 @@ pub(super) fn receive(socket: &OwnedFd, plan: &Plan, started: &Started) -> Resul
         (Some(Message::Forked { pid }), _) => Ok(Event::Forked(pid)),
         (Some(Message::Console), Some(fd)) => Ok(Event::Console(fd)),
         (Some(Message::Hooks), _) => Ok(Event::Hooks),
+        (Some(Message::Clocks), _) => Ok(Event::Clocks),
         (Some(Message::Ready), _) => Ok(Event::Ready),
         (Some(Message::Failed { step, part, errno }), _) => Err(failed(plan, step, part, errno)),
         (Some(Message::Console) | None, _) => {
@@ -212,7 +214,63 @@ impl Waiting {
 }
 
 /// Opens what a plan wants open.
-pub(super) fn open(open: &Open, features: Features) -> Result<OwnedFd> {
+#[derive(Debug)]
+pub(super) struct Opener {
+    features: Features,
+    /// User namespaces that were made for mounts: often all of a container have the same.
+    users: Vec<(IdMap, OwnedFd)>,
+}
+
+impl Opener {
+    pub(super) fn new(features: Features) -> Self {
+        Self { features, users: Vec::new() }
+    }
+
+    pub(super) fn open(&mut self, wanted: &Open) -> Result<OwnedFd> {
+        let opened = open(wanted, self.features)?;
+        if let Open::Bind { idmap: Some((map, depth)), source, field, .. } = wanted {
+            if !self.users.iter().any(|(known, _)| known == map) {
+                self.users.push((map.clone(), users(map, self.features)?));
+            }
+            for (_, users) in self.users.iter().filter(|(known, _)| known == map) {
+                mount::set_idmap(opened.as_raw_fd(), *depth, users.as_raw_fd()).map_err(|errno| Error::Mount {
+                    what: format!("{} ({field}) with an idmap", source.display()),
+                    call: "mount_setattr",
+                    source: io::Error::from_raw_os_error(errno),
+                })?;
+            }
+        }
+        Ok(opened)
+    }
+}
+
+/// A user namespace with these mappings. A process has to be in it for a moment.
+fn users(map: &IdMap, features: Features) -> Result<OwnedFd> {
+    let open = |path: PathBuf| match fs::File::open(&path) {
+        Ok(file) => Ok(OwnedFd::from(file)),
+        Err(source) => Err(Error::Io { operation: "open the namespace", path, source }),
+    };
+    let (uids, gids) = match map {
+        IdMap::Namespace(path) => return open(path.clone()),
+        IdMap::Mappings(uids, gids) => (uids, gids),
+    };
+    let (socket, inner) = socket::pair().map_err(system("make a pair of sockets"))?;
+    let nothing = || Strings::new(Vec::new(), None);
+    let mut plan = Plan::of_steps(vec![Step::AwaitMappings], CString::default(), nothing(), nothing());
+    plan.flags = libc::CLONE_NEWUSER as u64;
+    let launch = Launch { features, cgroup: None, fds: &[inner.as_raw_fd(), -1, -1], filter: None };
+    let started = launch.spawn(&mut plan, Vec::new())?;
+    drop(inner);
+    let namespace = write_proc(started.pid, "uid_map", uids)
+        .and_then(|()| write_proc(started.pid, "gid_map", gids))
+        .and_then(|()| open(format!("/proc/{}/ns/user", started.pid).into()));
+    // Without a parent it ends.
+    drop(socket);
+    crate::wait(started.pidfd.as_fd(), started.pid)?;
+    namespace
+}
+
+fn open(open: &Open, features: Features) -> Result<OwnedFd> {
     match open {
         Open::Namespace { path, .. } => {
             let file = fs::File::open(path).map_err(|source| Error::Io {
@@ -222,7 +280,7 @@ pub(super) fn open(open: &Open, features: Features) -> Result<OwnedFd> {
             })?;
             Ok(file.into())
         }
-        Open::Bind { source, depth, options, field } => {
+        Open::Bind { source, depth, options, field, .. } => {
             let tree = clone_tree(source, *depth, field)?;
             if features.mount_setattr {
                 crate::mount::set_options(&tree, options).map_err(|errno| Error::Mount {
@@ -252,29 +310,42 @@ pub(super) fn clone_tree(path: &Path, depth: Depth, field: &str) -> Result<Owned
 pub(super) fn write_mappings(spec: &Spec, pid: i32) -> Result<()> {
     let Some(linux) = spec.linux() else { return Ok(()) };
     for (name, mappings) in [("uid_map", linux.uid_mappings()), ("gid_map", linux.gid_mappings())] {
-        let text: String = mappings.iter().flatten().map(line).collect();
-        write_proc(pid, name, &text)?;
+        write_proc(pid, name, &id_map(mappings.as_deref().unwrap_or_default()))?;
     }
     Ok(())
 }
 
-fn line(mapping: &LinuxIdMapping) -> String {
-    format!("{} {} {}\n", mapping.container_id(), mapping.host_id(), mapping.size())
-}
-
 /// What only the host's privileges can do for a child in a user namespace.
-pub(super) fn privileged(score: Option<i32>, limits: &[(u32, String, u64, u64)], pid: i32) -> Result<()> {
+pub(super) fn privileged(process: &Process, pid: i32) -> Result<()> {
+    let (score, limits) = (process.oom_score_adj(), limits(process)?);
     if let Some(score) = score {
         write_proc(pid, "oom_score_adj", &score.to_string())?;
     }
-    for (resource, name, soft, hard) in limits {
+    for (resource, name, soft, hard) in &limits {
         process::set_limit(pid, *resource, *soft, *hard).map_err(|errno| Error::Setup {
             step: format!("process.rlimits: set {name} to {soft}:{hard}"),
             call: "",
             source: io::Error::from_raw_os_error(errno),
         })?;
     }
+    for step in priorities(process)? {
+        let set = match &step {
+            Step::Scheduler(attributes) => schedule::set_attributes(pid, attributes),
+            Step::IoPriority(value) => schedule::set_io_priority(pid, *value),
+            _ => Ok(()),
+        };
+        set.map_err(|errno| Error::Setup {
+            step: step.to_string(),
+            call: "",
+            source: io::Error::from_raw_os_error(errno),
+        })?;
+    }
     Ok(())
+}
+
+/// Sets the clocks of the time namespace that the child has made.
+pub(super) fn set_clocks(pid: i32, offsets: &str) -> Result<()> {
+    write_proc(pid, "timens_offsets", offsets)
 }
 
 fn write_proc(pid: i32, name: &str, text: &str) -> Result<()> {

@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use oci_spec::runtime::{Hooks, LinuxNamespaceType};
+use oci_spec::runtime::{Hooks, LinuxMemoryPolicy, LinuxNamespaceType, LinuxPersonality};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Cgroup, CgroupPath};
-use crate::rights::Rights;
+use crate::rights::{Common, Rights};
 use crate::sys::{self, file, process};
 use crate::{Bundle, ContainerId, Error, Keyring, Result, Root, State, Status, seccomp};
 
@@ -57,6 +57,10 @@ pub(super) struct Record {
     /// What a process that is added later has if it does not say.
     #[serde(default)]
     pub(super) rights: Rights,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    personality: Option<LinuxPersonality>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    memory_policy: Option<LinuxMemoryPolicy>,
     /// Whether processes are in a session keyring of the container's.
     #[serde(default)]
     pub(super) keyring: bool,
@@ -92,6 +96,7 @@ impl Record {
             own_pids |= namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none();
             kinds |= crate::plan::kind(namespace.typ());
         }
+        let common = Common::of(spec);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Self {
             oci_version: spec.version().clone(),
@@ -114,6 +119,8 @@ impl Record {
             namespaces: kinds,
             hooks: spec.hooks().clone(),
             rights: spec.process().as_ref().map(Rights::of).unwrap_or_default(),
+            personality: common.personality.cloned(),
+            memory_policy: common.memory_policy.cloned(),
             keyring: keyring == Keyring::New,
             filtered,
         })
@@ -128,6 +135,11 @@ impl Record {
             bundle: self.bundle.clone(),
             annotations: self.annotations.clone(),
         }
+    }
+
+    /// What every process of the container shares.
+    pub(super) fn common(&self) -> Common<'_> {
+        Common { personality: self.personality.as_ref(), memory_policy: self.memory_policy.as_ref() }
     }
 
     /// When it was made.

@@ -115,6 +115,7 @@ impl Planner<'_> {
             source: node.path,
             depth: Depth::Top,
             options: Options::default(),
+            idmap: None,
             field: field.to_owned(),
         });
         self.steps.push(Step::Bind { slot, target, guarded: true, late: None });

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use oci_spec::runtime::Process;
 
 use super::process::{Pause, Program};
-use super::{Host, NEW_MOUNT, NEW_PID, NEW_USER, Plan, Slot, Step, refusal};
+use super::{Host, NEW_MOUNT, NEW_PID, NEW_USER, Plan, Slot, Step, refusal, schedule};
 use crate::Result;
+use crate::rights::Common;
 
 impl Plan {
     /// The slot of the pidfd of the container's first process, whose namespaces are joined.
@@ -18,14 +19,28 @@ impl Plan {
     /// What the host alone can grant comes first: the score and the limits, then the cgroups. From the moment on in which the
     /// container's processes can see the child it is not dumpable (CVE-2016-9962): the child that they see, number and all, is only
     /// made by one that was so before.
-    pub(crate) fn exec(process: &Process, host: &Host<'_>, namespaces: u64, pid: i32) -> Result<Self> {
+    pub(crate) fn exec(
+        process: &Process,
+        common: Common<'_>,
+        host: &Host<'_>,
+        namespaces: u64,
+        pid: i32,
+    ) -> Result<Self> {
         refusal::process(process)?;
         let in_user_namespace = namespaces & NEW_USER != 0;
-        let program = Program { process, host, in_user_namespace };
+        let program = Program { process, common, host, in_user_namespace };
         let mut steps = vec![Step::NotDumpable];
+        let (before, after) = schedule::affinity(process)?;
+        steps.extend(before);
         steps.append(&mut program.early()?);
         if host.tasks > 0 {
             steps.push(Step::JoinCgroups { count: host.tasks });
+        }
+        steps.extend(after);
+        let mut priorities = schedule::priorities(process)?;
+        if in_user_namespace {
+            // Only the host's privileges raise them.
+            steps.append(&mut priorities);
         }
         let path = PathBuf::from(format!("/proc/{pid}/ns"));
         steps.push(Step::Enter { slot: Self::FIRST_PROCESS, kind: namespaces, path });
@@ -34,6 +49,8 @@ impl Plan {
         if forks {
             steps.push(Step::Fork { flags: 0 });
         }
+        // A deadline does not survive the making of a process.
+        steps.append(&mut priorities);
         if in_user_namespace {
             steps.push(Step::BecomeRoot);
         }
@@ -54,7 +71,8 @@ impl Plan {
             mappings: false,
             forks,
             in_user_namespace,
-            hooked: false,
+            asks: false,
+            clocks: String::new(),
         })
     }
 }
@@ -79,7 +97,7 @@ mod tests {
     #[test]
     fn the_child_is_closed_before_it_is_seen() {
         for namespaces in [NEW_MOUNT, NEW_MOUNT | NEW_PID, NEW_MOUNT | NEW_PID | NEW_USER] {
-            let plan = Plan::exec(&process(), &host(), namespaces, 7).expect("a plan");
+            let plan = Plan::exec(&process(), Common::default(), &host(), namespaces, 7).expect("a plan");
             assert_eq!(plan.steps.first(), Some(&Step::NotDumpable));
             assert_eq!(plan.forks, namespaces & NEW_PID != 0);
             assert_eq!(plan.flags, 0, "it is made outside");
@@ -95,14 +113,14 @@ mod tests {
 
     #[test]
     fn limits_are_set_where_the_host_can_raise_them() {
-        let plan = Plan::exec(&process(), &host(), NEW_MOUNT | NEW_USER, 7).expect("a plan");
+        let plan = Plan::exec(&process(), Common::default(), &host(), NEW_MOUNT | NEW_USER, 7).expect("a plan");
         let limit = place(&plan, |step| matches!(step, Step::Limit { .. }));
         assert!(limit < place(&plan, |step| matches!(step, Step::Enter { .. })));
     }
 
     #[test]
     fn nothing_waits_for_a_start() {
-        let plan = Plan::exec(&process(), &host(), NEW_MOUNT, 7).expect("a plan");
+        let plan = Plan::exec(&process(), Common::default(), &host(), NEW_MOUNT, 7).expect("a plan");
         assert!(!plan.steps.iter().any(|step| matches!(step, Step::Gate | Step::Ready)));
         let prepared = place(&plan, |step| *step == Step::Prepared);
         assert!(place(&plan, |step| *step == Step::FindExecutable) < prepared);
@@ -116,7 +134,7 @@ mod tests {
         let mut empty = process();
         empty.set_args(None);
         for (process, field) in [(labelled, "process.apparmorProfile"), (empty, "process.args")] {
-            match Plan::exec(&process, &host(), NEW_MOUNT, 7) {
+            match Plan::exec(&process, Common::default(), &host(), NEW_MOUNT, 7) {
                 Err(Error::InvalidSpec { field: found, .. } | Error::UnsupportedField { field: found, .. }) => {
                     assert_eq!(found, field);
                 }

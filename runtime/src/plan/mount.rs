@@ -2,10 +2,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount};
 
 use super::option::{Attributes, Options, parse};
-use super::{Filesystem, Late, Open, Planner, Step, Target, c_path, c_string, invalid, unsupported};
+use super::{Filesystem, IdMap, Late, Open, Planner, Step, Target, c_path, c_string, invalid, unsupported};
 use crate::sys::mount::{Depth, attribute};
 use crate::{Error, Result, RootSwitch};
 
@@ -99,10 +99,6 @@ impl Planner<'_> {
         root_propagation: Option<u64>,
         deferred: &mut Vec<Step>,
     ) -> Result<()> {
-        let mappings = [mount.uid_mappings(), mount.gid_mappings()];
-        if mappings.into_iter().any(|list| list.as_ref().is_some_and(|list| !list.is_empty())) {
-            return Err(unsupported(field, "uidMappings and gidMappings of a mount"));
-        }
         let destination = clean(mount.destination());
         let target = Target::new(&destination, field)?;
         let mut options = parse(mount.options().as_deref().unwrap_or_default())
@@ -111,6 +107,13 @@ impl Planner<'_> {
         if kind == "bind" && options.bind.is_none() {
             options.bind = Some(Depth::Top);
         }
+        let idmap = self.idmap(mount, &options, field)?;
+        if idmap.is_some() && options.bind.is_none() {
+            return Err(unsupported(field, "idmap of a mount that is no bind"));
+        }
+        if options.copy_up && (kind != "tmpfs" || options.bind.is_some()) {
+            return Err(unsupported(field, "tmpcopyup of a mount that is no tmpfs"));
+        }
         if target.len() == 0 {
             return Err(unsupported(field, "a mount over the root"));
         }
@@ -118,7 +121,7 @@ impl Planner<'_> {
         if options.bind.is_some() {
             let source = mount.source().as_ref().ok_or_else(|| invalid(field, "a bind needs a source"))?;
             let source = self.host.bundle.join(source);
-            return self.bind(source, target, options, field, root_propagation);
+            return self.bind(source, target, options, idmap, field, root_propagation);
         }
         if matches!(kind, "cgroup" | "cgroup2") {
             return self.cgroups(&target, options, field, deferred);
@@ -126,8 +129,8 @@ impl Planner<'_> {
         if kind == "none" {
             return Err(invalid(field, "has neither a type nor the option bind"));
         }
-        // /dev is filled first.
-        if target.path() == c"dev" && options.top.set & attribute::RDONLY != 0 {
+        // What is filled is so first.
+        if (target.path() == c"dev" || options.copy_up) && options.top.set & attribute::RDONLY != 0 {
             options.top.set &= !attribute::RDONLY;
             deferred.push(Step::Readonly(target.clone()));
         }
@@ -150,9 +153,46 @@ impl Planner<'_> {
             attributes: options.top.set | options.recursive.set,
             target,
             no_links: matches!(kind, "proc" | "sysfs"),
+            same_mode: kind == "tmpfs" && !options.data.iter().any(|(key, _)| key == "mode"),
+            copy_up: options.copy_up,
             propagation: options.propagation.map(|(kind, _)| kind),
         }));
         Ok(())
+    }
+
+    /// How the owners of a mount's files are shown. Mappings without an option are for the one mount.
+    fn idmap(&self, mount: &Mount, options: &Options, field: &str) -> Result<Option<(IdMap, Depth)>> {
+        let list = |list: &Option<Vec<LinuxIdMapping>>| list.clone().unwrap_or_default();
+        let (uids, gids) = (list(mount.uid_mappings()), list(mount.gid_mappings()));
+        let depth = match (options.idmap, uids.is_empty() && gids.is_empty()) {
+            (None, true) => return Ok(None),
+            (depth, _) => depth.unwrap_or_default(),
+        };
+        if !self.host.features.mount_setattr {
+            return Err(Error::Kernel { feature: "mount_setattr (5.12)", purpose: format!("{field}: an idmap") });
+        }
+        let map = match (uids.is_empty(), gids.is_empty()) {
+            (false, false) => IdMap::Mappings(id_map(&uids), id_map(&gids)),
+            (true, true) => self.container_ids(field)?,
+            _ => return Err(invalid(field, "uidMappings and gidMappings go together")),
+        };
+        Ok(Some((map, depth)))
+    }
+
+    /// The container's own ids.
+    fn container_ids(&self, field: &str) -> Result<IdMap> {
+        let linux = self.spec.linux().as_ref();
+        let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        let user = namespaces.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::User);
+        match (user, linux) {
+            (None, _) | (_, None) => Err(invalid(field, "an idmap without mappings needs a user namespace")),
+            (Some(user), Some(linux)) => Ok(if let Some(path) = user.path() {
+                IdMap::Namespace(path.clone())
+            } else {
+                let text = |list: &Option<Vec<LinuxIdMapping>>| id_map(list.as_deref().unwrap_or_default());
+                IdMap::Mappings(text(linux.uid_mappings()), text(linux.gid_mappings()))
+            }),
+        }
     }
 
     /// What looks like the kernel's /proc must be it.
@@ -176,6 +216,7 @@ impl Planner<'_> {
         source: PathBuf,
         target: Target,
         mut options: Options,
+        idmap: Option<(IdMap, Depth)>,
         field: &str,
         root_propagation: Option<u64>,
     ) -> Result<()> {
@@ -206,7 +247,7 @@ impl Planner<'_> {
         };
         let depth = options.bind.unwrap_or_default();
         let proc = target.path().to_bytes().starts_with(b"proc/") || target.path() == c"proc";
-        let slot = self.open(Open::Bind { source, depth, options, field: field.to_owned() });
+        let slot = self.open(Open::Bind { source, depth, options, idmap, field: field.to_owned() });
         self.steps.push(Step::Bind { slot, target, guarded: !proc, late });
         Ok(())
     }
@@ -224,7 +265,7 @@ impl Planner<'_> {
         if let [(name, folder)] = cgroups.as_slice()
             && name.is_empty()
         {
-            return self.bind(folder.clone(), target.clone(), options, field, None);
+            return self.bind(folder.clone(), target.clone(), options, None, field, None);
         }
         self.steps.push(Step::Mount(Filesystem {
             kind: c"tmpfs".to_owned(),
@@ -235,12 +276,14 @@ impl Planner<'_> {
             attributes: (options.top.set | options.recursive.set) & !attribute::RDONLY,
             target: target.clone(),
             no_links: false,
+            same_mode: false,
+            copy_up: false,
             propagation: None,
         }));
         for (name, folder) in cgroups {
             let name = if name.is_empty() { "unified" } else { &name };
             let inner = Target::new(&Path::new(&place).join(name), field)?;
-            self.bind(folder, inner, options.clone(), field, None)?;
+            self.bind(folder, inner, options.clone(), None, field, None)?;
             for part in name.split(',').filter(|part| *part != name) {
                 let link = Target::new(&Path::new(&place).join(part), field)?;
                 self.steps.push(Step::Link { target: link, to: c_string(name.as_bytes(), field)?, replace: false });
@@ -278,6 +321,13 @@ fn is_dev_bind(mount: &Mount) -> bool {
     let bind = mount.typ().as_deref() == Some("bind")
         || mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind");
     bind && clean(mount.destination()) == Path::new("/dev")
+}
+
+/// Mappings in the form of `/proc/PID/uid_map`.
+pub(crate) fn id_map(mappings: &[LinuxIdMapping]) -> String {
+    let line =
+        |mapping: &LinuxIdMapping| format!("{} {} {}\n", mapping.container_id(), mapping.host_id(), mapping.size());
+    mappings.iter().map(line).collect()
 }
 
 /// A destination as an absolute path without `.` and `..`.

@@ -13,6 +13,10 @@ pub(crate) struct Options {
     pub(crate) bind: Option<Depth>,
     /// `MS_SHARED` and so on, and how deep it goes.
     pub(crate) propagation: Option<(u64, Depth)>,
+    /// Whether the owners of files are shown as others, and how deep that goes.
+    pub(crate) idmap: Option<Depth>,
+    /// Whether a new filesystem starts with what it hides.
+    pub(crate) copy_up: bool,
     /// What is for the filesystem.
     pub(crate) data: Vec<(String, Option<String>)>,
 }
@@ -69,6 +73,8 @@ enum Meaning {
     Clear(u64),
     Propagation(u64),
     Bind(Depth),
+    IdMap(Depth),
+    CopyUp,
     Data,
     Nothing,
     Refused,
@@ -76,7 +82,7 @@ enum Meaning {
 
 /// Sorts the options, or returns the one that is not supported.
 pub(crate) fn parse(options: &[String]) -> Result<Options, &str> {
-    use Meaning::{Bind, Clear, Data, Nothing, Propagation, Refused, Set};
+    use Meaning::{Bind, Clear, CopyUp, Data, IdMap, Nothing, Propagation, Refused, Set};
     let mut parsed = Options::default();
     for option in options {
         let attributes = |name: &str| match name {
@@ -105,7 +111,10 @@ pub(crate) fn parse(options: &[String]) -> Result<Options, &str> {
             "private" | "rprivate" => Propagation(libc::MS_PRIVATE),
             "unbindable" | "runbindable" => Propagation(libc::MS_UNBINDABLE),
             "defaults" | "async" | "nolazytime" | "nomand" | "loud" | "silent" | "noiversion" | "" => Nothing,
-            "remount" | "tmpcopyup" | "idmap" | "ridmap" | "iversion" => Refused,
+            "idmap" => IdMap(Depth::Top),
+            "ridmap" => IdMap(Depth::Recursive),
+            "tmpcopyup" => CopyUp,
+            "remount" | "iversion" => Refused,
             text if text.starts_with("idmap=") || text.starts_with("ridmap=") => Refused,
             text => attributes(text),
         };
@@ -113,6 +122,8 @@ pub(crate) fn parse(options: &[String]) -> Result<Options, &str> {
             Set(bits) => parsed.top.set(bits),
             Clear(bits) => parsed.top.clear(bits),
             Bind(depth) => parsed.bind = Some(depth),
+            IdMap(depth) => parsed.idmap = Some(depth),
+            CopyUp => parsed.copy_up = true,
             Propagation(kind) => {
                 let depth = if option.starts_with('r') { Depth::Recursive } else { Depth::Top };
                 parsed.propagation = Some((kind, depth));
@@ -169,11 +180,13 @@ mod tests {
         assert_eq!(parsed.top.set, 0);
         assert_eq!(options("rw").recursive, Attributes::default());
         assert_eq!(options("rrw").recursive.clear, attribute::RDONLY);
+        assert_eq!(options("idmap").idmap, Some(Depth::Top));
+        assert_eq!(options("ridmap").idmap, Some(Depth::Recursive));
     }
 
     #[test]
     fn what_is_not_done_is_refused() {
-        for option in ["remount", "tmpcopyup", "idmap", "ridmap=x"] {
+        for option in ["remount", "iversion", "idmap=x", "ridmap=x"] {
             assert_eq!(parse(&[option.to_owned()]), Err(option));
         }
     }

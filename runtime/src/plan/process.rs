@@ -4,7 +4,8 @@ use std::ffi::CString;
 
 use oci_spec::runtime::{Capabilities, Capability, PosixRlimitType, Process};
 
-use super::{Host, Step, Target, c_string, invalid};
+use super::{Host, Step, Target, c_string, invalid, schedule};
+use crate::rights::Common;
 use crate::sys::process::{CapabilitySets, Strings};
 use crate::{Keyring, Result};
 
@@ -18,6 +19,7 @@ const HOME: usize = 5 + 4096;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Program<'a> {
     pub(super) process: &'a Process,
+    pub(super) common: Common<'a>,
     pub(super) host: &'a Host<'a>,
     pub(super) in_user_namespace: bool,
 }
@@ -67,6 +69,12 @@ impl Program<'_> {
         let mut steps = Vec::new();
         if self.host.keyring == Keyring::New {
             steps.push(Step::Keyring(c_string(format!("_ses.{}", self.host.id).as_bytes(), "id")?));
+        }
+        if let Some(policy) = self.common.memory_policy {
+            steps.push(schedule::memory_policy(policy)?);
+        }
+        if let Some(personality) = self.common.personality {
+            steps.push(schedule::personality(personality)?);
         }
         steps.push(Step::Session);
         if self.host.terminal {

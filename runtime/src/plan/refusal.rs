@@ -37,9 +37,6 @@ pub(super) fn process(process: &Process) -> Result<()> {
     let refused = [
         ("process.apparmorProfile", filled(process.apparmor_profile())),
         ("process.selinuxLabel", filled(process.selinux_label())),
-        ("process.ioPriority", process.io_priority().is_some()),
-        ("process.scheduler", process.scheduler().is_some()),
-        ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
         ("process.commandLine", filled(process.command_line())),
         ("process.user.username", filled(process.user().username())),
     ];
@@ -51,9 +48,6 @@ fn linux(linux: &Linux) -> Result<()> {
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
         ("linux.mountLabel", linux.mount_label().as_ref().is_some_and(|label| !label.is_empty())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.memoryPolicy", linux.memory_policy().is_some()),
-        ("linux.personality", linux.personality().is_some()),
-        ("linux.timeOffsets", linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty())),
     ];
     first(&refused)?;
     let mappings = [linux.uid_mappings(), linux.gid_mappings()];

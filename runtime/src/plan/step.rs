@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::{Slot, Target};
 use crate::sys::process::CapabilitySets;
+use crate::sys::schedule::Attributes;
 
 /// One thing that the child does. Its text is what an error says was to be done.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,6 +29,18 @@ pub(crate) enum Step {
     OomScore(CString),
     /// Sets a limit.
     Limit { resource: u32, name: String, soft: u64, hard: u64 },
+    /// Sets how it is scheduled.
+    Scheduler(Attributes),
+    /// Sets its priority at block devices.
+    IoPriority(u32),
+    /// Sets the processors that it runs on.
+    Affinity(Vec<u64>),
+    /// Sets which nodes its memory comes from.
+    MemoryPolicy { mode: u32, nodes: Vec<u64> },
+    /// Sets the execution domain.
+    Personality(u32),
+    /// Makes a time namespace, lets the parent set its clocks, and goes into it.
+    Clocks,
     /// Sets the host name.
     Hostname(Vec<u8>),
     /// Sets the NIS domain name.
@@ -127,6 +140,10 @@ pub(crate) struct Filesystem {
     pub(crate) target: Target,
     /// Whether no part of the way there may be a link.
     pub(crate) no_links: bool,
+    /// Whether it starts with the mode of the folder that it hides.
+    pub(crate) same_mode: bool,
+    /// Whether it starts with the contents of the folder that it hides.
+    pub(crate) copy_up: bool,
     /// Its propagation, if it is not to be private.
     pub(crate) propagation: Option<u64>,
 }
@@ -155,6 +172,12 @@ impl fmt::Display for Step {
             Self::UnshareCgroup => f.write_str("make the cgroup namespace"),
             Self::OomScore(value) => write!(f, "process.oomScoreAdj: set to {}", text(value)),
             Self::Limit { name, soft, hard, .. } => write!(f, "process.rlimits: set {name} to {soft}:{hard}"),
+            Self::Scheduler(_) => f.write_str("process.scheduler: set"),
+            Self::IoPriority(_) => f.write_str("process.ioPriority: set"),
+            Self::Affinity(_) => f.write_str("process.execCPUAffinity: set"),
+            Self::MemoryPolicy { .. } => f.write_str("linux.memoryPolicy: set"),
+            Self::Personality(_) => f.write_str("linux.personality: set"),
+            Self::Clocks => f.write_str("linux.timeOffsets: make the time namespace"),
             Self::Hostname(_) => f.write_str("hostname: set"),
             Self::Domainname(_) => f.write_str("domainname: set"),
             Self::Sysctl { path, .. } => write!(f, "linux.sysctl: write {}", text(path)),

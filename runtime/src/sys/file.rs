@@ -75,6 +75,10 @@ pub(crate) struct Stat {
     pub(crate) mode: u32,
     /// The device that a device node stands for.
     pub(crate) rdev: u64,
+    /// The user and the group that it belongs to.
+    pub(crate) owner: (u32, u32),
+    /// Seconds and nanoseconds of the last access and the last change.
+    pub(crate) times: [i64; 4],
     /// The filesystem, and the inode in it.
     pub(crate) identity: (u64, u64),
 }
@@ -100,7 +104,13 @@ pub(crate) fn stat(dir: i32, path: &CStr) -> Call<Stat> {
     done(c_long::from(returned))?;
     // SAFETY: the call succeeded and has filled the structure.
     let stat = unsafe { buffer.assume_init() };
-    Ok(Stat { mode: stat.st_mode, rdev: stat.st_rdev, identity: (stat.st_dev, stat.st_ino) })
+    Ok(Stat {
+        mode: stat.st_mode,
+        rdev: stat.st_rdev,
+        owner: (stat.st_uid, stat.st_gid),
+        times: [stat.st_atime, stat.st_atime_nsec, stat.st_mtime, stat.st_mtime_nsec],
+        identity: (stat.st_dev, stat.st_ino),
+    })
 }
 
 /// The type of the filesystem, from [`fstatfs(2)`](https://man7.org/linux/man-pages/man2/fstatfs.2.html).
@@ -275,4 +285,63 @@ pub(crate) fn memory(name: &CStr) -> Call<i32> {
     // SAFETY: name is a C string.
     let returned = unsafe { libc::syscall(libc::SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC) };
     fd(returned)
+}
+
+/// The entries of a folder, as many as fit.
+#[derive(Debug)]
+#[repr(C, align(8))]
+pub(crate) struct Entries {
+    bytes: [u8; 1024],
+    length: usize,
+}
+
+impl Entries {
+    pub(crate) fn new() -> Self {
+        Self { bytes: [0; 1024], length: 0 }
+    }
+
+    /// The name of the entry at a place, and the place of the next one. `struct linux_dirent64`: inode, offset, length, type, name.
+    pub(crate) fn name(&self, at: usize) -> Option<(&CStr, usize)> {
+        let entry = self.bytes.get(at..self.length)?;
+        let &[low, high] = entry.get(16..18)? else { return None };
+        let length = usize::from(u16::from_ne_bytes([low, high]));
+        let name = CStr::from_bytes_until_nul(entry.get(19..length)?).ok()?;
+        Some((name, at + length))
+    }
+}
+
+/// [`getdents64(2)`](https://man7.org/linux/man-pages/man2/getdents64.2.html): `false` at the end.
+#[doc(alias = "getdents64")]
+pub(crate) fn read_folder(fd: i32, entries: &mut Entries) -> Call<bool> {
+    let buffer = &mut entries.bytes;
+    // SAFETY: the buffer may be written up to its length, and is aligned for the structure.
+    let returned = unsafe { libc::syscall(libc::SYS_getdents64, fd, buffer.as_mut_ptr(), buffer.len()) };
+    entries.length = check(returned)? as usize;
+    Ok(entries.length > 0)
+}
+
+/// [`fchmodat(2)`](https://man7.org/linux/man-pages/man2/fchmodat.2.html), which follows a link.
+pub(crate) fn chmod(dir: i32, name: &CStr, mode: u32) -> Call {
+    // SAFETY: name is a C string.
+    let returned = unsafe { libc::syscall(libc::SYS_fchmodat, dir, name.as_ptr(), mode) };
+    done(returned)
+}
+
+/// [`utimensat(2)`](https://man7.org/linux/man-pages/man2/utimensat.2.html): seconds and nanoseconds of the last access and the
+/// last change; links not followed.
+#[doc(alias = "utimensat")]
+pub(crate) fn set_times(dir: i32, name: &CStr, times: &[i64; 4]) -> Call {
+    let flags = libc::AT_SYMLINK_NOFOLLOW;
+    // SAFETY: name is a C string; the kernel's structure is twice two words of 64 bits.
+    let returned = unsafe { libc::syscall(libc::SYS_utimensat, dir, name.as_ptr(), times.as_ptr(), flags) };
+    done(returned)
+}
+
+/// [`sendfile(2)`](https://man7.org/linux/man-pages/man2/sendfile.2.html), as much as goes at once: 0 at the end.
+#[doc(alias = "sendfile")]
+pub(crate) fn send(from: i32, to: i32) -> Call<usize> {
+    let none: *mut i64 = std::ptr::null_mut();
+    // SAFETY: without an offset the descriptors' own are used.
+    let returned = unsafe { libc::syscall(libc::SYS_sendfile, to, from, none, 1usize << 30) };
+    check(returned).map(|length| length as usize)
 }

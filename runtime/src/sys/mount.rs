@@ -134,6 +134,20 @@ pub(crate) fn set_attributes(fd: i32, depth: Depth, set: u64, clear: u64, propag
     done(returned)
 }
 
+/// [`mount_setattr(2)`](https://man7.org/linux/man-pages/man2/mount_setattr.2.html) with `MOUNT_ATTR_IDMAP`: files show the owners
+/// that the user namespace `users` maps theirs to. Linux 5.12.
+#[doc(alias = "mount_setattr")]
+pub(crate) fn set_idmap(fd: i32, depth: Depth, users: i32) -> Call {
+    const IDMAP: u64 = 0x0010_0000;
+    let attr = MountAttr { set: IDMAP, clear: 0, propagation: 0, userns_fd: users as u64 };
+    let flags = libc::AT_EMPTY_PATH | depth.flag();
+    // SAFETY: the path is a C string and the structure has that size.
+    let returned = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, fd, c"".as_ptr(), flags, &raw const attr, size_of::<MountAttr>())
+    };
+    done(returned)
+}
+
 /// Whether the kernel has `mount_setattr`.
 pub(crate) fn has_set_attributes() -> bool {
     let none: *const MountAttr = ptr::null();

@@ -10,6 +10,7 @@ mod differential;
 mod exec;
 mod external;
 mod fallback;
+mod field;
 mod native;
 mod sandbox;
 mod seccomp;
@@ -24,6 +25,7 @@ fn main() {
         exec::trials(),
         external::trials(),
         fallback::trials(),
+        field::trials(),
         native::trials(),
         seccomp::trials(),
         thread::trials(),

@@ -699,12 +699,8 @@ fn refusals() -> Outcome {
     for (pointer, value, field) in [
         ("/process/apparmorProfile", json!("x"), "process.apparmorProfile"),
         ("/process/selinuxLabel", json!("x"), "process.selinuxLabel"),
-        ("/process/ioPriority", json!({"class": "IOPRIO_CLASS_IDLE", "priority": 1}), "process.ioPriority"),
         ("/linux/mountLabel", json!("x"), "linux.mountLabel"),
-        ("/linux/personality", json!({"domain": "LINUX"}), "linux.personality"),
-        ("/linux/timeOffsets", json!({"monotonic": {"secs": 1, "nanosecs": 0}}), "linux.timeOffsets"),
         ("/linux/uidMappings", json!([{"containerID": 0, "hostID": 1, "size": 1}]), "linux.uidMappings"),
-        ("/mounts/1/options", json!(["tmpcopyup"]), "mounts[1]"),
         ("/mounts/1/destination", json!("/proc/self/attr"), "mounts[1]"),
         ("/mounts/1/destination", json!("/"), "mounts[1]"),
         ("/linux/maskedPaths", json!(["relative"]), "linux.maskedPaths[0]"),

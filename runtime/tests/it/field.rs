@@ -1,0 +1,303 @@
+//! Fields of config.json, each seen to have its effect from inside.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use estiba_runtime::Error;
+use libtest_mimic::{Failed, Trial};
+use serde_json::{Value, json};
+
+use crate::sandbox::{Outcome, Sandbox, privileged, same};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        privileged("field_the_scheduler_is_as_asked", scheduler),
+        privileged("field_the_io_priority_is_as_asked", io_priority),
+        privileged("field_added_processes_run_where_they_are_asked_to", affinity),
+        privileged("field_memory_comes_from_the_nodes_that_are_asked_for", memory_policy),
+        privileged("field_the_personality_is_as_asked", personality),
+        privileged("field_owners_of_files_are_mapped", idmap),
+        privileged("field_owners_below_are_mapped", ridmap),
+        privileged("field_a_tmpfs_starts_with_what_it_hides", copy_up),
+        privileged("field_a_tmpfs_has_the_mode_of_what_it_hides", tmpfs_mode),
+        privileged("field_attributes_hold_below_a_mount", recursive),
+        privileged("field_clocks_have_their_offsets", clocks),
+    ]
+}
+
+/// Adds a user namespace.
+fn map_users(sandbox: &mut Sandbox) {
+    sandbox.spec["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({"type": "user"}));
+    let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    sandbox.spec["linux"]["uidMappings"] = mapping.clone();
+    sandbox.spec["linux"]["gidMappings"] = mapping;
+    for name in ["dev", "proc", "sys"] {
+        fs::create_dir_all(sandbox.rootfs().join(name)).expect("a folder");
+    }
+}
+
+/// The field that a creation is refused for.
+fn refused(sandbox: &Sandbox) -> Result<String, Failed> {
+    match sandbox.create() {
+        Err(Error::InvalidSpec { field, .. } | Error::UnsupportedField { field, .. }) => Ok(field),
+        other => Err(format!("{other:?}").into()),
+    }
+}
+
+/// Also for what is added, which has it from the configuration or says otherwise.
+fn scheduler() -> Outcome {
+    const LOOK: &str = "busybox awk '{print $19, $41}' /proc/self/stat";
+    let mut sandbox = Sandbox::new();
+    sandbox.spec["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 7});
+    same(sandbox.script(LOOK).output()?.as_str(), "7 3\n")?;
+    let created = sandbox.running()?;
+    let mut process = Sandbox::process(LOOK);
+    let inherited = sandbox.exec_output(&process)?;
+    process["scheduler"] = json!({"policy": "SCHED_IDLE"});
+    let own = sandbox.exec_output(&process)?;
+    sandbox.stop(&created)?;
+    same((inherited.as_str(), own.as_str()), ("7 3\n", "0 5\n"))?;
+    // The host's privileges are needed, and the host has them.
+    map_users(&mut sandbox);
+    sandbox.spec["process"]["scheduler"] = json!({"policy": "SCHED_OTHER", "nice": -5});
+    same(sandbox.script(LOOK).output()?.as_str(), "-5 0\n")?;
+    sandbox.spec["process"]["scheduler"] = json!({"policy": "SCHED_OTHER", "priority": 5});
+    same(refused(&sandbox)?.as_str(), "process.scheduler.priority")
+}
+
+fn io_priority() -> Outcome {
+    let mut sandbox = Sandbox::new();
+    sandbox.script("busybox ionice");
+    sandbox.spec["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
+    same(sandbox.output()?.as_str(), "best-effort: prio 6\n")?;
+    sandbox.spec["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_IDLE", "priority": 0});
+    same(sandbox.output()?.starts_with("idle"), true)?;
+    sandbox.spec["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 8});
+    same(refused(&sandbox)?.as_str(), "process.ioPriority.priority")
+}
+
+fn affinity() -> Outcome {
+    const LOOK: &str = "grep Cpus_allowed_list /proc/self/status | busybox cut -f 2";
+    let mut sandbox = Sandbox::new();
+    sandbox.spec["process"]["execCPUAffinity"] = json!({"initial": "0", "final": "0"});
+    sandbox.spec["process"]["args"] = json!(["sh", "-c", format!("{LOOK}; exec sleep 1000")]);
+    let first = sandbox.script(LOOK).output()?;
+    let created = sandbox.running()?;
+    let mut process = Sandbox::process(LOOK);
+    let one = sandbox.exec_output(&process)?;
+    process["execCPUAffinity"] = json!({"initial": "0"});
+    let kernels = sandbox.exec_output(&process);
+    process["execCPUAffinity"] = json!({"final": "9000"});
+    let wrong = sandbox.exec(&process);
+    sandbox.stop(&created)?;
+    // It is not the first process's.
+    same((first == "0\n", one.as_str()), (std::thread::available_parallelism()?.get() == 1, "0\n"))?;
+    same(kernels.is_ok(), true)?;
+    match wrong {
+        Err(Error::InvalidSpec { field, .. }) => same(field.as_str(), "process.execCPUAffinity.final"),
+        other => Err(format!("{other:?}").into()),
+    }
+}
+
+fn memory_policy() -> Outcome {
+    let look = |sandbox: &mut Sandbox, policy: Value| -> Result<bool, Failed> {
+        sandbox.spec["linux"]["memoryPolicy"] = policy;
+        Ok(sandbox.script("cat /proc/self/numa_maps").output()?.contains(" bind=static:0 "))
+    };
+    let mut sandbox = Sandbox::new();
+    same(look(&mut sandbox, json!({"mode": "MPOL_DEFAULT"}))?, false)?;
+    let policy = json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]});
+    same(look(&mut sandbox, policy)?, true)?;
+    let created = sandbox.running()?;
+    let added = sandbox.exec_output(&Sandbox::process("cat /proc/self/numa_maps"));
+    sandbox.stop(&created)?;
+    same(added?.contains(" bind=static:0 "), true)?;
+    sandbox.spec["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND"});
+    same(refused(&sandbox)?.as_str(), "linux.memoryPolicy.nodes")
+}
+
+fn personality() -> Outcome {
+    let mut sandbox = Sandbox::new();
+    sandbox.spec["linux"]["personality"] = json!({"domain": "LINUX32"});
+    let first = sandbox.script("busybox uname -m; cat /proc/self/personality").output()?;
+    let created = sandbox.running()?;
+    let added = sandbox.exec_output(&Sandbox::process("busybox uname -m"));
+    sandbox.stop(&created)?;
+    let machine = if cfg!(target_arch = "x86_64") { "i686\n" } else { "armv8l\n" };
+    same((first.starts_with(machine), added?.as_str()), (true, machine))?;
+    sandbox.spec["linux"]["personality"] = json!({"domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"]});
+    same(refused(&sandbox)?.as_str(), "linux.personality.flags")
+}
+
+fn clocks() -> Outcome {
+    let mut sandbox = Sandbox::new();
+    sandbox.spec["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1}});
+    same(refused(&sandbox)?.as_str(), "linux.timeOffsets")?;
+    sandbox.spec["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({"type": "time"}));
+    sandbox.spec["linux"]["timeOffsets"] =
+        json!({"boottime": {"secs": 500_000_000, "nanosecs": 3}, "monotonic": {"secs": 7, "nanosecs": 5}});
+    for mapped in [false, true] {
+        if mapped {
+            map_users(&mut sandbox);
+        }
+        let look = "busybox awk '{print ($1 > 500000000)}' /proc/uptime; busybox awk '{print $1, $2, $3}' /proc/self/timens_offsets";
+        same(sandbox.script(look).output()?.as_str(), "1\nmonotonic 7 5\nboottime 500000000 3\n")?;
+    }
+    let created = sandbox.running()?;
+    let added = sandbox.exec_output(&Sandbox::process("busybox awk '{print ($1 > 500000000)}' /proc/uptime"));
+    sandbox.stop(&created)?;
+    same(added?.as_str(), "1\n")?;
+    sandbox.spec["linux"]["timeOffsets"] = json!({"realtime": {"secs": 7}});
+    same(refused(&sandbox)?.as_str(), "linux.timeOffsets.realtime")
+}
+
+/// A folder of the host's with a file of user 1000 and group 1001.
+fn owned(sandbox: &Sandbox) -> std::io::Result<std::path::PathBuf> {
+    let folder = sandbox.outside().join("owned");
+    fs::create_dir(&folder)?;
+    fs::write(folder.join("file"), "x")?;
+    std::os::unix::fs::chown(folder.join("file"), Some(1000), Some(1001))?;
+    Ok(folder)
+}
+
+fn idmap() -> Outcome {
+    let mut sandbox = Sandbox::new();
+    let folder = owned(&sandbox)?;
+    let mounts = sandbox.spec["mounts"].clone();
+    let add = |sandbox: &mut Sandbox, options: Value, mappings: Option<Value>| {
+        let mut mount = json!({"destination": "/owned", "type": "bind", "source": folder, "options": options});
+        if let Some(mappings) = mappings {
+            mount["uidMappings"] = mappings.clone();
+            mount["gidMappings"] = mappings;
+        }
+        sandbox.spec["mounts"] = mounts.clone();
+        sandbox.spec["mounts"].as_array_mut().expect("a list").push(mount);
+    };
+    let mappings = json!([{"containerID": 1000, "hostID": 2000, "size": 10}]);
+    sandbox.script("stat -c '%u %g' /owned/file; touch /owned/new && stat -c %u /owned/new");
+    // Without a mapping of root's, root makes no files there.
+    for options in [json!(["rbind", "idmap"]), json!(["rbind"])] {
+        add(&mut sandbox, options, Some(mappings.clone()));
+        let ended = sandbox.run()?;
+        same(ended.stdout.as_str(), "2000 2001\n")?;
+    }
+    add(&mut sandbox, json!(["rbind", "idmap"]), None);
+    same(refused(&sandbox)?.as_str(), "mounts[7]")?;
+    // The container's own ids: what is 1000 on the disk is 1000 inside.
+    map_users(&mut sandbox);
+    same(sandbox.output()?.as_str(), "1000 1001\n0\n")?;
+    same(std::os::unix::fs::MetadataExt::uid(&fs::metadata(folder.join("new"))?), 0)?;
+    fs::remove_file(folder.join("new"))?;
+    add(&mut sandbox, json!(["rbind"]), None);
+    same(sandbox.run()?.stdout.as_str(), "65534 65534\n")?;
+    let mut lopsided = sandbox.spec["mounts"][7].clone();
+    lopsided["uidMappings"] = mappings;
+    sandbox.spec["mounts"][7] = lopsided;
+    same(refused(&sandbox)?.as_str(), "mounts[7]")?;
+    sandbox.spec["mounts"][7] = json!({"destination": "/t", "type": "tmpfs", "options": ["idmap"]});
+    same(refused(&sandbox)?.as_str(), "mounts[7]")
+}
+
+/// Something is mounted below what is bound.
+fn ridmap() -> Outcome {
+    let mut sandbox = Sandbox::new();
+    let folder = owned(&sandbox)?;
+    let below = folder.join("below");
+    fs::create_dir(&below)?;
+    let mounts = serde_json::from_value::<Vec<_>>(
+        json!([{"destination": "/", "type": "bind", "source": folder, "options": ["bind"]}]),
+    )?;
+    estiba_runtime::mount::attach(&mounts, &below)?;
+    let mappings = json!([{"containerID": 1000, "hostID": 2000, "size": 10}]);
+    sandbox.spec["mounts"].as_array_mut().expect("a list").push(json!({
+        "destination": "/owned", "type": "bind", "source": folder, "options": ["rbind", "ridmap"],
+        "uidMappings": mappings, "gidMappings": mappings
+    }));
+    sandbox.script("stat -c %u /owned/file /owned/below/file");
+    let all = sandbox.output();
+    sandbox.spec["mounts"][7]["options"] = json!(["rbind", "idmap"]);
+    let one = sandbox.output();
+    estiba_runtime::mount::detach(&below)?;
+    same((all?.as_str(), one?.as_str()), ("2000\n2000\n", "2000\n1000\n"))
+}
+
+fn copy_up() -> Outcome {
+    let mut sandbox = Sandbox::new();
+    let root = sandbox.rootfs();
+    fs::create_dir_all(root.join("var/deep/er"))?;
+    fs::write(root.join("var/deep/er/file"), vec![b'x'; 100_000])?;
+    fs::write(root.join("var/tool"), "tool")?;
+    std::os::unix::fs::chown(root.join("var/tool"), Some(7), Some(8))?;
+    std::os::unix::fs::symlink("deep/er", root.join("var/link"))?;
+    for at in 0..200 {
+        fs::write(root.join(format!("var/{at:0200}")), "")?;
+    }
+    fs::set_permissions(root.join("var/tool"), fs::Permissions::from_mode(0o4750))?;
+    sandbox.spec["mounts"]
+        .as_array_mut()
+        .expect("a list")
+        .push(json!({"destination": "/var", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "size=8m"]}));
+    let look = "stat -c '%a %u %g' /var/tool; readlink /var/link; busybox wc -c < /var/link/file; ls /var | busybox wc -l; \
+        grep -c ' /var .*tmpfs' /proc/self/mountinfo; touch /var/new && echo written";
+    same(sandbox.script(look).output()?.as_str(), "4750 7 8\ndeep/er\n100000\n203\n1\nwritten\n")?;
+    same(root.join("var/new").exists(), false)?;
+    sandbox.spec["mounts"][7]["options"] = json!(["tmpcopyup", "ro"]);
+    let ended = sandbox.run()?;
+    same(ended.stdout.as_str(), "4750 7 8\ndeep/er\n100000\n203\n1\n")?;
+    sandbox.spec["mounts"][7]["options"] = json!(["tmpcopyup", "size=32k"]);
+    match sandbox.run() {
+        Err(Error::Setup { source, .. }) => same(source.raw_os_error(), Some(libc::ENOSPC))?,
+        other => return Err(format!("{other:?}").into()),
+    }
+    sandbox.spec["mounts"][7]["type"] = json!("proc");
+    same(refused(&sandbox)?.as_str(), "mounts[7]")
+}
+
+fn tmpfs_mode() -> Outcome {
+    let mut sandbox = Sandbox::new();
+    let folder = sandbox.rootfs().join("var");
+    fs::create_dir(&folder)?;
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o2751))?;
+    let list = sandbox.spec["mounts"].as_array_mut().expect("a list");
+    list.push(json!({"destination": "/var", "type": "tmpfs", "source": "tmpfs", "options": ["ro"]}));
+    list.push(json!({"destination": "/new", "type": "tmpfs", "source": "tmpfs"}));
+    same(sandbox.script("stat -c %a /var /new").output()?.as_str(), "2751\n1777\n")
+}
+
+/// Something is mounted below what is bound.
+fn recursive() -> Outcome {
+    let mut sandbox = Sandbox::new();
+    let folder = owned(&sandbox)?;
+    let below = folder.join("below");
+    fs::create_dir(&below)?;
+    fs::copy("/bin/busybox", folder.join("busybox"))?;
+    let mounts = serde_json::from_value::<Vec<_>>(
+        json!([{"destination": "/", "type": "bind", "source": folder, "options": ["bind"]}]),
+    )?;
+    estiba_runtime::mount::attach(&mounts, &below)?;
+    sandbox.script("grep ' /owned' /proc/self/mountinfo | busybox awk '{print $6}'");
+    let mut seen = Vec::new();
+    for options in [
+        json!(["rbind", "ro", "nosuid"]),
+        json!(["rbind", "rro", "rnosuid", "rnodev", "rnoexec", "rnosymfollow", "rnoatime", "rnodiratime"]),
+        json!(["rbind", "rro", "rnoexec", "rrw"]),
+        json!(["rbind", "rstrictatime"]),
+    ] {
+        sandbox.spec["mounts"].as_array_mut().expect("a list").truncate(7);
+        sandbox.spec["mounts"].as_array_mut().expect("a list").push(json!({
+            "destination": "/owned", "type": "bind", "source": folder, "options": options
+        }));
+        seen.push(sandbox.output());
+    }
+    estiba_runtime::mount::detach(&below)?;
+    let seen = seen.into_iter().collect::<Result<Vec<_>, _>>()?;
+    same(
+        seen,
+        [
+            "ro,nosuid,relatime\nrw,relatime\n",
+            "ro,nosuid,nodev,noexec,noatime,nodiratime,nosymfollow\nro,nosuid,nodev,noexec,noatime,nodiratime,nosymfollow\n",
+            "rw,noexec,relatime\nrw,noexec,relatime\n",
+            "rw\nrw\n",
+        ],
+    )
+}
