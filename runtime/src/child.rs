@@ -178,6 +178,13 @@ impl Child<'_> {
                 file::close(namespace);
                 joined?;
             }
+            Step::Network => {
+                let network = socket::netlink()?;
+                let sent = socket::send(socket, &Message::Network.encode(), Some(network));
+                file::close(network);
+                sent?;
+                wait(socket)?;
+            }
             Step::Hostname(name) => process::set_hostname(name)?,
             Step::Domainname(name) => process::set_domainname(name)?,
             Step::Sysctl { path, value } => mount::sysctl(resolver, &mut made.proc, path, value)?,
@@ -228,6 +235,16 @@ impl Child<'_> {
             Step::Filter => {
                 if let Some((program, flags)) = self.filter {
                     process::load_filter(program, flags)?;
+                }
+            }
+            Step::AskingFilter => {
+                if let Some((program, flags)) = self.filter {
+                    // The lowest free number is what comes next, and the filter may be about what would tell of it later.
+                    let number = file::dup_above(socket, 0)?;
+                    file::close(number);
+                    socket::send(socket, &Message::Listener { number }.encode(), None)?;
+                    process::load_filter(program, flags)?;
+                    wait(socket)?;
                 }
             }
             Step::Bounding(keep) => {

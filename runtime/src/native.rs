@@ -3,6 +3,8 @@
 mod exec;
 mod hook;
 mod launch;
+mod network;
+mod notify;
 mod record;
 
 use std::collections::HashMap;
@@ -14,7 +16,7 @@ use std::time::SystemTime;
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use crate::cgroup::{Cgroup, Hierarchies};
-use crate::plan::{Host, Plan, Slot};
+use crate::plan::{Filter, Host, Plan, Slot};
 use crate::sys::mount::Depth;
 use crate::sys::{self, process};
 use crate::{
@@ -158,7 +160,7 @@ impl Native {
                 keyring: options.keyring,
                 root_switch: options.root_switch,
                 root_path: root_path.as_deref(),
-                filter: filter.is_some(),
+                filter: filter.as_ref().map(Filter::of),
                 kcore: Path::new("/proc/kcore").exists(),
             },
         )?;
@@ -229,6 +231,18 @@ impl Native {
                 }
                 Event::Clocks => {
                     launch::set_clocks(started.pid, &plan.clocks)?;
+                    launch::answer(&socket)?;
+                }
+                Event::Network(inside) => {
+                    if let Some(devices) = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref()) {
+                        network::give(devices, started.pid, inside)?;
+                    }
+                    launch::answer(&socket)?;
+                }
+                Event::Listener(number) => {
+                    if let Some(listener) = &record.listener {
+                        listener.inform(&socket, &started, number, &record.state(Status::Creating))?;
+                    }
                     launch::answer(&socket)?;
                 }
                 Event::Ready => ready = true,

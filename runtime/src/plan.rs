@@ -31,7 +31,7 @@ pub(crate) use target::Target;
 use crate::rights::Common;
 use crate::sys::mount::Depth;
 use crate::sys::process::{CLONE_NEWTIME, Strings};
-use crate::{Error, Features, Keyring, Result, RootSwitch};
+use crate::{Error, Features, Keyring, Result, RootSwitch, seccomp};
 
 /// A place in the child's table of descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +75,32 @@ pub(crate) struct Host<'a> {
     /// The root's place on the host, where hooks expect to find it.
     pub(crate) root_path: Option<&'a Path>,
     /// Whether there is a seccomp filter to load.
-    pub(crate) filter: bool,
+    pub(crate) filter: Option<Filter>,
     /// Whether the kernel shows its memory as `/proc/kcore`.
     pub(crate) kcore: bool,
+}
+
+/// What a seccomp filter does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Filter {
+    /// It decides.
+    Decides,
+    /// It asks somebody.
+    Asks,
+}
+
+impl Filter {
+    /// Of a program.
+    pub(crate) fn of(program: &seccomp::Program) -> Self {
+        if program.asks() { Self::Asks } else { Self::Decides }
+    }
+
+    fn step(self) -> Step {
+        match self {
+            Self::Decides => Step::Filter,
+            Self::Asks => Step::AskingFilter,
+        }
+    }
 }
 
 /// What the parent opens before the clone.
@@ -200,6 +223,9 @@ impl Plan {
         if !clocks.is_empty() {
             planner.steps.push(Step::Clocks);
         }
+        if planner.devices_of_network()? {
+            planner.steps.push(Step::Network);
+        }
         // Not the first process's, but to be known to be right.
         schedule::affinity(planner.process()?)?;
         planner.names()?;
@@ -207,7 +233,10 @@ impl Plan {
         planner.root()?;
         let mut late = planner.program()?.late(Pause::UntilStart)?;
         planner.steps.append(&mut late);
-        let asks = planner.steps.iter().any(|step| matches!(step, Step::Hooks | Step::Clocks));
+        let asks = planner
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::Hooks | Step::Clocks | Step::Network | Step::AskingFilter));
         let (candidates, arguments, environment) = planner.program()?.texts()?;
         Ok(Self {
             flags: if forks { 0 } else { flags },
@@ -305,6 +334,35 @@ impl Planner<'_> {
     fn program(&self) -> Result<Program<'_>> {
         let common = Common::of(self.spec);
         Ok(Program { process: self.process()?, common, host: self.host, in_user_namespace: self.in_user_namespace() })
+    }
+
+    /// Whether there are devices to move.
+    fn devices_of_network(&self) -> Result<bool> {
+        let Some(devices) = self.spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref()) else {
+            return Ok(false);
+        };
+        if !devices.is_empty() && !self.own_or_joined(libc::CLONE_NEWNET as u64) {
+            return Err(invalid("linux.netDevices", "they need a network namespace"));
+        }
+        // The kernel's rule, dev_valid_name().
+        let valid = |name: &str| {
+            let odd = |byte: u8| byte == b'/' || byte == b':' || byte == 0 || byte.is_ascii_whitespace();
+            (1..16).contains(&name.len()) && name != "." && name != ".." && !name.bytes().any(odd)
+        };
+        let mut names = Vec::new();
+        for (name, device) in devices {
+            let field = format!("linux.netDevices.{name}");
+            let new = device.name().as_deref().filter(|new| !new.is_empty()).unwrap_or(name);
+            if let Some(bad) = [name, new].into_iter().find(|name| !valid(name)) {
+                return Err(invalid(field, format!("{bad:?} is no name of a network device")));
+            }
+            // A pattern, for which the kernel would find a number.
+            if new.contains('%') || names.contains(&new) {
+                return Err(invalid(field, format!("{new:?} cannot be its name in the container")));
+            }
+            names.push(new);
+        }
+        Ok(!devices.is_empty())
     }
 
     /// The lines of `timens_offsets`.
@@ -469,7 +527,7 @@ pub(crate) mod tests {
             keyring: Keyring::New,
             root_switch: RootSwitch::Pivot,
             root_path: None,
-            filter: true,
+            filter: Some(Filter::Decides),
             kcore: false,
         }
     }
@@ -511,17 +569,31 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_filter_comes_last_unless_it_needs_privileges() {
-        for (confined, before) in [(true, Step::Execute), (false, Step::KeepCapabilities)] {
+    fn the_filter_comes_last_and_what_it_needs_goes_after_it() {
+        for confined in [true, false] {
             let mut spec = spec(&USUAL);
             if let Some(process) = spec.process_mut() {
                 process.set_no_new_privileges(Some(confined));
             }
-            let plan = Plan::new(&spec, &host()).expect("a plan");
-            let filter = place(&plan, |step| *step == Step::Filter);
-            assert!(filter < place(&plan, |step| *step == before));
-            assert_eq!(filter > place(&plan, |step| *step == Step::Gate), confined);
-            assert_eq!(plan.steps.iter().filter(|step| **step == Step::Filter).count(), 1);
+            for (kind, step) in [(Filter::Decides, Step::Filter), (Filter::Asks, Step::AskingFilter)] {
+                let mut host = host();
+                host.filter = Some(kind);
+                let plan = Plan::new(&spec, &host).expect("a plan");
+                let filter = place(&plan, |found| *found == step);
+                assert_eq!(plan.steps.iter().filter(|found| **found == step).count(), 1);
+                assert!(filter > place(&plan, |step| *step == Step::FindExecutable));
+                assert_eq!(filter > place(&plan, |step| *step == Step::Gate), kind == Filter::Decides);
+                let sets: Vec<_> = (0..)
+                    .zip(&plan.steps)
+                    .filter_map(|(at, step)| match step {
+                        Step::Capabilities(sets) => Some((at > filter, sets.effective & 1 << 21 != 0)),
+                        _ => None,
+                    })
+                    .collect();
+                let wanted: &[(bool, bool)] =
+                    if confined { &[(false, false)] } else { &[(false, true), (true, false)] };
+                assert_eq!(sets, wanted);
+            }
         }
     }
 

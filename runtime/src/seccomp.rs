@@ -11,8 +11,7 @@
 //! - a call with a higher number than every call that the profile names is newer than the profile: it gets `ENOSYS`, so that programs
 //!   fall back to what they did before, unless the default action lets it through or is `ENOSYS` anyway.
 //!
-//! Where several rules with conditions match one call, the first in the profile decides. User notification (`SCMP_ACT_NOTIFY`) is
-//! refused for now.
+//! Where several rules with conditions match one call, the first in the profile decides.
 
 mod architecture;
 mod assemble;
@@ -31,6 +30,8 @@ use crate::error::{Error, Result};
 
 /// The kernel's limit, `BPF_MAXINSNS`.
 const MOST_INSTRUCTIONS: usize = 4096;
+/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`.
+const WAIT_KILLABLE_RECV: u32 = 1 << 5;
 /// How many compiled profiles are kept: nearly every program uses one or two.
 const CACHED: usize = 8;
 
@@ -44,6 +45,12 @@ pub struct Program {
 }
 
 impl Program {
+    /// Whether it asks a listener (`SCMP_ACT_NOTIFY`), whose descriptor its loading returns.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 != 0
+    }
+
     /// The program as a file of this machine: the flags, then the instructions.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(4 + self.instructions.len() * 8);
@@ -122,19 +129,22 @@ pub fn compile_uncached(profile: &LinuxSeccomp) -> Result<Program> {
             reason: format!("they need {} instructions, and the kernel takes {MOST_INSTRUCTIONS}", instructions.len()),
         });
     }
-    Ok(Program { instructions, flags: flags(profile) })
+    Ok(Program { instructions, flags: flags(profile, rules.asks) })
 }
 
-fn flags(profile: &LinuxSeccomp) -> u32 {
+fn flags(profile: &LinuxSeccomp, asks: bool) -> u32 {
+    let listener = if asks { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 } else { 0 };
     let Some(flags) = profile.flags() else {
         // As runc: whoever says nothing about flags is spared the cost of speculation barriers.
-        return libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32;
+        return listener | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32;
     };
-    flags.iter().fold(0, |all, flag| {
+    flags.iter().fold(listener, |all, flag| {
         all | match flag {
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG as u32,
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32,
-            // The process has one thread when the filter is loaded, and no listener for notifications: nothing to do for either.
+            // About how a process waits for an answer. Linux 5.19, and only with a listener.
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if asks => WAIT_KILLABLE_RECV,
+            // The process has one thread when the filter is loaded.
             LinuxSeccompFilterFlag::SeccompFilterFlagTsync
             | LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
         }

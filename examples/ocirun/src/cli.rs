@@ -156,6 +156,9 @@ pub(crate) struct Create {
     /// A unix socket that receives the terminal's descriptor.
     #[arg(long)]
     pub(crate) console_socket: Option<PathBuf>,
+    /// A unix socket that receives a pidfd of the process.
+    #[arg(long)]
+    pub(crate) pidfd_socket: Option<PathBuf>,
     /// A file for the process's number.
     #[arg(long)]
     pub(crate) pid_file: Option<PathBuf>,
@@ -197,6 +200,9 @@ pub(crate) struct Exec {
     /// Do not wait.
     #[arg(long, short)]
     pub(crate) detach: bool,
+    /// A unix socket that receives a pidfd of the process.
+    #[arg(long)]
+    pub(crate) pidfd_socket: Option<PathBuf>,
     /// A file for the process's number.
     #[arg(long)]
     pub(crate) pid_file: Option<PathBuf>,
@@ -276,5 +282,5 @@ pub(crate) struct Update {
 
 /// What docker reads: the version after the word, then the version of the specification.
 fn version() -> &'static str {
-    concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.2.1")
+    concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0")
 }

@@ -56,6 +56,9 @@ fn deliver(arguments: &Exec, created: &mut Created) -> Result<()> {
     {
         console::send(socket, &console)?;
     }
+    if let Some(socket) = &arguments.pidfd_socket {
+        console::send_pidfd(socket, &created.pidfd, "setns")?;
+    }
     arguments.pid_file.as_deref().map_or(Ok(()), |path| write_pid(path, created.pid))
 }
 

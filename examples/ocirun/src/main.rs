@@ -152,7 +152,7 @@ fn make(native: &Native, arguments: &Create, id: ContainerId, bundle: &Bundle) -
     } else {
         Stdio::Fds { stdin: input.as_fd(), stdout: output.as_fd(), stderr: errors.as_fd() }
     };
-    let inherited = inherited_fds(arguments.preserve_fds)?;
+    let inherited = inherited_fds(activated().saturating_add(arguments.preserve_fds))?;
     let preserved: Vec<_> = inherited.iter().map(AsFd::as_fd).collect();
     let options = CreateOptions {
         preserve_fds: &preserved,
@@ -167,6 +167,9 @@ fn make(native: &Native, arguments: &Create, id: ContainerId, bundle: &Bundle) -
         {
             console::send(socket, &console)?;
         }
+        if let Some(socket) = &arguments.pidfd_socket {
+            console::send_pidfd(socket, &created.pidfd, "standard")?;
+        }
         if let Some(path) = &arguments.pid_file {
             write_pid(path, created.pid)?;
         }
@@ -177,6 +180,13 @@ fn make(native: &Native, arguments: &Create, id: ContainerId, bundle: &Bundle) -
         return Err(error);
     }
     Ok(Made { id, created })
+}
+
+/// How many sockets systemd has handed to us; they are the container's
+/// ([`sd_listen_fds(3)`](https://man7.org/linux/man-pages/man3/sd_listen_fds.3.html)).
+fn activated() -> u32 {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
+    if number("LISTEN_PID") == Some(std::process::id()) { number("LISTEN_FDS").unwrap_or(0) } else { 0 }
 }
 
 /// Whoever waits for the file finds it whole.

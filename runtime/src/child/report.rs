@@ -84,6 +84,10 @@ pub(crate) enum Message {
     Hooks,
     /// The clocks of its time namespace are to be set.
     Clocks,
+    /// A socket to the container's network comes with this message, into which devices are to be moved.
+    Network,
+    /// The descriptor that the filter's loading will give.
+    Listener { number: i32 },
     /// All is prepared.
     Ready,
 }
@@ -101,6 +105,8 @@ impl Message {
             Self::Hooks => (3, 0, 0, 0),
             Self::Ready => (4, 0, 0, 0),
             Self::Clocks => (5, 0, 0, 0),
+            Self::Network => (6, 0, 0, 0),
+            Self::Listener { number } => (7, 0, 0, number),
         };
         let [n0, n1, n2, n3] = number.to_ne_bytes();
         let [v0, v1, v2, v3] = value.to_ne_bytes();
@@ -119,6 +125,8 @@ impl Message {
             3 => Self::Hooks,
             4 => Self::Ready,
             5 => Self::Clocks,
+            6 => Self::Network,
+            7 => Self::Listener { number: value },
             _ => return None,
         })
     }
@@ -134,8 +142,15 @@ mod tests {
             let message = Message::Failed { step: 70_000, part, errno: 13 };
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }
-        for message in [Message::Forked { pid: 42 }, Message::Console, Message::Hooks, Message::Ready, Message::Clocks]
-        {
+        for message in [
+            Message::Forked { pid: 42 },
+            Message::Console,
+            Message::Hooks,
+            Message::Ready,
+            Message::Clocks,
+            Message::Network,
+            Message::Listener { number: 9 },
+        ] {
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }
         assert_eq!(Message::decode(&[]), None);

@@ -5,9 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use oci_spec::runtime::Process;
 
 use super::launch::{self, Event, Launch, Started};
-use super::record::Folder;
+use super::record::{Folder, Record};
 use super::{Joining, Native, permitted};
-use crate::plan::{Host, Plan, Slot};
+use crate::plan::{Filter, Host, Plan, Slot};
 use crate::sys::{self, process as sys_process};
 use crate::{ContainerId, Created, Error, ExecOptions, Keyring, Result, RootSwitch, Status, Stdio};
 
@@ -52,7 +52,7 @@ impl Native {
             keyring: if record.keyring { Keyring::New } else { Keyring::Inherit },
             root_switch: RootSwitch::Pivot,
             root_path: None,
-            filter: filter.is_some(),
+            filter: filter.as_ref().map(Filter::of),
             kcore: false,
         };
         let mut plan = Plan::exec(&process, record.common(), &host, record.namespaces, record.identity.pid)?;
@@ -87,7 +87,7 @@ impl Native {
         let mut child = Added { process: Some(started?), forks: plan.forks };
         // The child's ends; with them open, its end would not be seen.
         drop((inner, tasks, unified, first));
-        let console = child.prepared(&socket, &plan)?;
+        let console = child.prepared(&socket, &plan, &record)?;
         launch::executed(&socket, &plan)?;
         let Some(Started { pid, pidfd }) = child.process.take() else {
             return Err(Error::SetupDied { status: 125 });
@@ -106,7 +106,7 @@ struct Added {
 
 impl Added {
     /// Listens until all is prepared but the program's execution. Returns the terminal.
-    fn prepared(&mut self, socket: &OwnedFd, plan: &Plan) -> Result<Option<OwnedFd>> {
+    fn prepared(&mut self, socket: &OwnedFd, plan: &Plan, record: &Record) -> Result<Option<OwnedFd>> {
         let mut console = None;
         let mut ready = false;
         while !ready || self.forks {
@@ -115,8 +115,14 @@ impl Added {
                 Ok(Event::Forked(pid)) => self.replace(pid)?,
                 Ok(Event::Console(fd)) => console = Some(fd),
                 Ok(Event::Ready) => ready = true,
-                // Neither is planned.
-                Ok(Event::Hooks | Event::Clocks) => {}
+                Ok(Event::Listener(number)) => {
+                    if let Some(listener) = &record.listener {
+                        listener.inform(socket, process, number, &record.state(Status::Running))?;
+                    }
+                    launch::answer(socket)?;
+                }
+                // None of them is planned.
+                Ok(Event::Hooks | Event::Clocks | Event::Network(_)) => {}
                 Err(error) => {
                     if self.forks
                         && let Some(pid) = launch::unheard(socket)

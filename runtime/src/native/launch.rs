@@ -97,6 +97,8 @@ pub(super) enum Event {
     Console(OwnedFd),
     Hooks,
     Clocks,
+    Network(OwnedFd),
+    Listener(i32),
     Ready,
 }
 
@@ -108,9 +110,11 @@ pub(super) fn receive(socket: &OwnedFd, plan: &Plan, started: &Started) -> Resul
         (Some(Message::Console), Some(fd)) => Ok(Event::Console(fd)),
         (Some(Message::Hooks), _) => Ok(Event::Hooks),
         (Some(Message::Clocks), _) => Ok(Event::Clocks),
+        (Some(Message::Network), Some(fd)) => Ok(Event::Network(fd)),
+        (Some(Message::Listener { number }), _) => Ok(Event::Listener(number)),
         (Some(Message::Ready), _) => Ok(Event::Ready),
         (Some(Message::Failed { step, part, errno }), _) => Err(failed(plan, step, part, errno)),
-        (Some(Message::Console) | None, _) => {
+        (Some(Message::Console | Message::Network) | None, _) => {
             let status = crate::wait(started.pidfd.as_fd(), started.pid)?;
             Err(Error::SetupDied { status: status.code() })
         }

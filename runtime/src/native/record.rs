@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use oci_spec::runtime::{Hooks, LinuxMemoryPolicy, LinuxNamespaceType, LinuxPersonality};
 use serde::{Deserialize, Serialize};
 
+use super::notify::Listener;
 use crate::cgroup::{Cgroup, CgroupPath};
 use crate::rights::{Common, Rights};
 use crate::sys::{self, file, process};
@@ -67,6 +68,9 @@ pub(super) struct Record {
     /// Whether there is a seccomp filter. Without its file nothing may be added then.
     #[serde(default)]
     filtered: bool,
+    /// Whom the filter asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) listener: Option<Listener>,
 }
 
 /// A process for certain: its number may come again, but not with the same start, in the same run of the machine.
@@ -123,6 +127,7 @@ impl Record {
             memory_policy: common.memory_policy.cloned(),
             keyring: keyring == Keyring::New,
             filtered,
+            listener: Listener::of(spec),
         })
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::Process;
 
 use super::process::{Pause, Program};
-use super::{Host, NEW_MOUNT, NEW_PID, NEW_USER, Plan, Slot, Step, refusal, schedule};
+use super::{Filter, Host, NEW_MOUNT, NEW_PID, NEW_USER, Plan, Slot, Step, refusal, schedule};
 use crate::Result;
 use crate::rights::Common;
 
@@ -71,7 +71,7 @@ impl Plan {
             mappings: false,
             forks,
             in_user_namespace,
-            asks: false,
+            asks: host.filter == Some(Filter::Asks),
             clocks: String::new(),
         })
     }

@@ -4,13 +4,16 @@ use std::ffi::CString;
 
 use oci_spec::runtime::{Capabilities, Capability, PosixRlimitType, Process};
 
-use super::{Host, Step, Target, c_string, invalid, schedule};
+use super::{Filter, Host, Step, Target, c_string, invalid, schedule};
 use crate::rights::Common;
 use crate::sys::process::{CapabilitySets, Strings};
 use crate::{Keyring, Result};
 
 /// Where programs are looked for if the environment does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// `CAP_SYS_ADMIN`.
+const SYS_ADMIN: u64 = 1 << 21;
 
 /// Room for `HOME=` and a path.
 const HOME: usize = 5 + 4096;
@@ -82,10 +85,6 @@ impl Program<'_> {
         }
         steps.push(Step::Descriptors);
         let confined = process.no_new_privileges() == Some(true);
-        // Without noNewPrivileges only CAP_SYS_ADMIN loads a filter, so it comes before the capabilities go.
-        if self.host.filter && !confined {
-            steps.push(Step::Filter);
-        }
         let set = |set: &Option<Capabilities>| set.as_ref().map_or(0, mask);
         // What the calling process does not have it cannot give. A user namespace starts with all.
         let given = if self.in_user_namespace { u64::MAX } else { self.host.permitted };
@@ -107,8 +106,17 @@ impl Program<'_> {
         steps.push(Step::Groups(user.additional_gids().clone().unwrap_or_default()));
         steps.push(Step::Gid(user.gid()));
         steps.push(Step::Uid(user.uid()));
-        steps.push(Step::Capabilities(sets));
-        steps.push(Step::Ambient(ambient));
+        // The filter comes last: it need not allow what is done here. Without noNewPrivileges only CAP_SYS_ADMIN loads one, so that
+        // is kept for it, and goes afterwards.
+        let mut filter: Vec<Step> = self.host.filter.map(Filter::step).into_iter().collect();
+        let mut rights = vec![Step::Capabilities(sets), Step::Ambient(ambient)];
+        if confined || filter.is_empty() {
+            steps.append(&mut rights);
+        } else {
+            let (effective, permitted) = (sets.effective | SYS_ADMIN, sets.permitted | SYS_ADMIN);
+            steps.push(Step::Capabilities(CapabilitySets { effective, permitted, ..sets }));
+            filter.append(&mut rights);
+        }
         steps.push(Step::Umask(user.umask().unwrap_or(0o022)));
         if confined {
             steps.push(Step::NoNewPrivileges);
@@ -117,14 +125,16 @@ impl Program<'_> {
             steps.push(Step::Home { uid: user.uid() });
         }
         steps.push(Step::FindExecutable);
+        // Whoever starts the container does not speak with its process.
+        if self.host.filter == Some(Filter::Asks) {
+            steps.append(&mut filter);
+        }
         match pause {
             Pause::UntilStart => steps.extend([Step::Ready, Step::Gate]),
             Pause::None => steps.push(Step::Prepared),
         }
         steps.push(Step::Signals);
-        if self.host.filter && confined {
-            steps.push(Step::Filter);
-        }
+        steps.append(&mut filter);
         steps.push(Step::Execute);
         Ok(steps)
     }

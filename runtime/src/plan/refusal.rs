@@ -45,7 +45,6 @@ pub(super) fn process(process: &Process) -> Result<()> {
 
 fn linux(linux: &Linux) -> Result<()> {
     let refused = [
-        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
         ("linux.mountLabel", linux.mount_label().as_ref().is_some_and(|label| !label.is_empty())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
     ];

@@ -41,6 +41,8 @@ pub(crate) enum Step {
     Personality(u32),
     /// Makes a time namespace, lets the parent set its clocks, and goes into it.
     Clocks,
+    /// Lets the parent move devices into the network namespace.
+    Network,
     /// Sets the host name.
     Hostname(Vec<u8>),
     /// Sets the NIS domain name.
@@ -91,6 +93,8 @@ pub(crate) enum Step {
     Descriptors,
     /// Loads the seccomp filter.
     Filter,
+    /// Loads the seccomp filter, which asks somebody whom the parent has to tell.
+    AskingFilter,
     /// Drops every capability that is not in the set from the bounding set.
     Bounding(u64),
     /// Capabilities survive the change of the user.
@@ -178,6 +182,7 @@ impl fmt::Display for Step {
             Self::MemoryPolicy { .. } => f.write_str("linux.memoryPolicy: set"),
             Self::Personality(_) => f.write_str("linux.personality: set"),
             Self::Clocks => f.write_str("linux.timeOffsets: make the time namespace"),
+            Self::Network => f.write_str("linux.netDevices: open the network"),
             Self::Hostname(_) => f.write_str("hostname: set"),
             Self::Domainname(_) => f.write_str("domainname: set"),
             Self::Sysctl { path, .. } => write!(f, "linux.sysctl: write {}", text(path)),
@@ -201,7 +206,7 @@ impl fmt::Display for Step {
             Self::Session => f.write_str("start a session"),
             Self::ControllingTerminal => f.write_str("take the terminal"),
             Self::Descriptors => f.write_str("place the descriptors"),
-            Self::Filter => f.write_str("linux.seccomp: load the filter"),
+            Self::Filter | Self::AskingFilter => f.write_str("linux.seccomp: load the filter"),
             Self::Bounding(_) => f.write_str("process.capabilities.bounding: set"),
             Self::KeepCapabilities => f.write_str("keep the capabilities"),
             Self::WorkingDirectory(target) => write!(f, "process.cwd: change to {}", target.show()),

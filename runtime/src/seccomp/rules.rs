@@ -19,6 +19,8 @@ pub(super) struct Profile {
     pub(super) otherwise: Action,
     /// What becomes of calls that are newer than the profile.
     pub(super) newer: Option<Action>,
+    /// Whether anything is asked of a listener.
+    pub(super) asks: bool,
     rules: Vec<Rule>,
 }
 
@@ -67,8 +69,15 @@ impl Profile {
             LinuxSeccompAction::ScmpActAllow | LinuxSeccompAction::ScmpActLog | LinuxSeccompAction::ScmpActTrace
         );
         let newer = (!lets_through && otherwise != NO_SUCH_CALL).then_some(NO_SUCH_CALL);
-        let rules = profile.syscalls().iter().flatten().map(Rule::new).collect::<Result<_>>()?;
-        Ok(Self { otherwise, newer, rules })
+        let rules = profile.syscalls().iter().flatten().map(Rule::new).collect::<Result<Vec<_>>>()?;
+        let asks = rules.iter().map(|rule| rule.action).chain([otherwise]).any(|a| a == libc::SECCOMP_RET_USER_NOTIF);
+        if asks && profile.listener_path().as_ref().is_none_or(|path| path.as_os_str().is_empty()) {
+            return Err(Error::InvalidSpec {
+                field: "linux.seccomp.listenerPath".to_owned(),
+                reason: "is missing, and SCMP_ACT_NOTIFY needs somebody to ask".to_owned(),
+            });
+        }
+        Ok(Self { otherwise, newer, asks, rules })
     }
 
     /// The verdicts by number. What is not there gets the default action.
@@ -176,11 +185,6 @@ fn action(field: &str, action: LinuxSeccompAction, errno: Option<u32>) -> Result
         LinuxSeccompAction::ScmpActTrace => libc::SECCOMP_RET_TRACE | data(0xffff)?,
         LinuxSeccompAction::ScmpActLog => libc::SECCOMP_RET_LOG,
         LinuxSeccompAction::ScmpActAllow => libc::SECCOMP_RET_ALLOW,
-        LinuxSeccompAction::ScmpActNotify => {
-            return Err(Error::UnsupportedField {
-                field: field.to_owned(),
-                reason: "user notification (SCMP_ACT_NOTIFY) is not there yet".to_owned(),
-            });
-        }
+        LinuxSeccompAction::ScmpActNotify => libc::SECCOMP_RET_USER_NOTIF,
     })
 }

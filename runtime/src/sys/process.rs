@@ -327,19 +327,28 @@ pub(crate) fn join_session_keyring(name: &CStr) -> Call {
 }
 
 /// [`seccomp(2)`](https://man7.org/linux/man-pages/man2/seccomp.2.html): loads a filter for the calling thread.
-pub(crate) fn load_filter(program: &[libc::sock_filter], flags: u64) -> Call {
+/// With `SECCOMP_FILTER_FLAG_NEW_LISTENER` it returns a descriptor.
+pub(crate) fn load_filter(program: &[libc::sock_filter], flags: u64) -> Call<i32> {
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
     // SAFETY: the program is read only, up to its length.
     let returned = unsafe {
         libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags as c_ulong, &raw const program)
     };
-    done(returned)
+    fd(returned)
 }
 
 /// [`pidfd_open(2)`](https://man7.org/linux/man-pages/man2/pidfd_open.2.html).
 pub(crate) fn pidfd_open(pid: i32) -> Call<OwnedFd> {
     // SAFETY: plain numbers.
     let returned = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    fd(returned).map(own)
+}
+
+/// [`pidfd_getfd(2)`](https://man7.org/linux/man-pages/man2/pidfd_getfd.2.html): a copy of another process's descriptor. Linux 5.6.
+#[doc(alias = "pidfd_getfd")]
+pub(crate) fn take_descriptor(pidfd: BorrowedFd<'_>, number: i32) -> Call<OwnedFd> {
+    // SAFETY: plain numbers.
+    let returned = unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) };
     fd(returned).map(own)
 }
 

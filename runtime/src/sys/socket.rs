@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
-use super::{Call, check, done, own};
+use super::{Call, check, done, fd, own};
 
 /// A connected pair of packet sockets, close-on-exec.
 pub(crate) fn pair() -> Call<(OwnedFd, OwnedFd)> {
@@ -14,6 +14,19 @@ pub(crate) fn pair() -> Call<(OwnedFd, OwnedFd)> {
         unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr()) };
     done(returned.into())?;
     Ok((own(fds[0]), own(fds[1])))
+}
+
+/// A socket to the network of the calling process's namespace,
+/// [`netlink(7)`](https://man7.org/linux/man-pages/man7/netlink.7.html).
+pub(crate) fn netlink() -> Call<i32> {
+    // SAFETY: plain numbers; 0 is NETLINK_ROUTE.
+    let returned = unsafe { libc::syscall(libc::SYS_socket, libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    fd(returned)
+}
+
+/// Whether there is something to receive, or the end, within `milliseconds`.
+pub(crate) fn readable(socket: BorrowedFd<'_>, milliseconds: i32) -> Call<bool> {
+    super::process::ended(socket, milliseconds)
 }
 
 /// Room for the control message that carries one descriptor.

@@ -1,9 +1,15 @@
 //! Fields of config.json, each seen to have its effect from inside.
 
 use std::fs;
+use std::io::Read;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
 
-use estiba_runtime::Error;
+use estiba_runtime::{Error, Runtime};
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};
 
@@ -21,8 +27,17 @@ pub(crate) fn trials() -> Vec<Trial> {
         privileged("field_a_tmpfs_starts_with_what_it_hides", copy_up),
         privileged("field_a_tmpfs_has_the_mode_of_what_it_hides", tmpfs_mode),
         privileged("field_attributes_hold_below_a_mount", recursive),
+        with_ip("field_devices_of_the_network_move", net_devices),
+        privileged("field_calls_are_asked_about", notification),
+        privileged("field_added_processes_ask_too", added_notification),
         privileged("field_clocks_have_their_offsets", clocks),
     ]
+}
+
+/// One that makes devices with `ip`.
+fn with_ip(name: &str, run: fn() -> Outcome) -> Trial {
+    let trial = privileged(name, run);
+    if Path::new("/usr/sbin/ip").exists() { trial } else { trial.with_ignored_flag(true).with_kind("needs iproute2") }
 }
 
 /// Adds a user namespace.
@@ -300,4 +315,180 @@ fn recursive() -> Outcome {
             "rw\nrw\n",
         ],
     )
+}
+
+/// In a network namespace of a thread's own, which stands for the host's.
+fn net_devices() -> Outcome {
+    let thread = thread::spawn(|| -> Outcome {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+        let ip = |arguments: &str| -> Outcome {
+            let status = Command::new("ip").args(arguments.split(' ')).status()?;
+            if status.success() { Ok(()) } else { Err(format!("ip {arguments}: {status}").into()) }
+        };
+        let mut sandbox = Sandbox::new();
+        sandbox.script("busybox ip -o addr show; busybox ip -o link show");
+        for mapped in [false, true] {
+            if mapped {
+                map_users(&mut sandbox);
+            }
+            ip("link add one type veth peer name two")?;
+            ip("addr add 10.9.8.7/24 dev one")?;
+            ip("addr add fd00::7/64 dev one nodad")?;
+            ip("link set one up")?;
+            sandbox.spec["linux"]["netDevices"] = json!({"one": {"name": "moved"}, "two": {}});
+            // Settings of the devices are for the devices.
+            sandbox.spec["linux"]["sysctl"] = json!({"net.ipv4.conf.moved.forwarding": "1"});
+            let output = sandbox.output()?;
+            for wanted in [
+                " moved    inet 10.9.8.7/24 ",
+                " moved    inet6 fd00::7/64 ",
+                ": moved@two: <BROADCAST,MULTICAST,UP",
+                ": two@moved: ",
+            ] {
+                same((wanted, output.contains(wanted)), (wanted, true))
+                    .map_err(|_| format!("{wanted:?} is not in\n{output}"))?;
+            }
+            // They have gone with the namespace.
+            for name in ["one", "two", "moved"] {
+                same(Path::new("/proc/thread-self/net/dev_snmp6").join(name).exists(), false)?;
+            }
+        }
+        sandbox.spec["linux"]["sysctl"] = json!({});
+        sandbox.spec["linux"]["netDevices"] = json!({"none": {}});
+        match sandbox.create() {
+            Err(Error::Setup { step, source, .. }) => {
+                same((step.contains("netDevices.none"), source.raw_os_error()), (true, Some(libc::ENODEV)))?;
+            }
+            other => return Err(format!("{other:?}").into()),
+        }
+        same(sandbox.native.list()?.len(), 0)?;
+        for devices in
+            [json!({"a/b": {}}), json!({"one": {"name": "eth%d"}}), json!({"one": {"name": "sixteen_letters_"}})]
+        {
+            sandbox.spec["linux"]["netDevices"] = devices;
+            same(refused(&sandbox)?.starts_with("linux.netDevices."), true)?;
+        }
+        sandbox.spec["linux"]["netDevices"] = json!({"one": {}});
+        sandbox.spec["linux"]["namespaces"]
+            .as_array_mut()
+            .expect("a list")
+            .retain(|namespace| namespace["type"] != "network");
+        same(refused(&sandbox)?.as_str(), "linux.netDevices")
+    });
+    thread.join().map_err(|_| "the thread panicked")?
+}
+
+/// Whoever is asked about calls: answers every one with the error 71, `EPROTO`.
+struct Agent {
+    thread: thread::JoinHandle<Result<Vec<Value>, Failed>>,
+}
+
+impl Agent {
+    /// Takes as many listeners as there are, and answers one call of each.
+    fn new(path: &Path, listeners: usize) -> std::io::Result<Self> {
+        let socket = UnixListener::bind(path)?;
+        let thread = thread::spawn(move || {
+            let mut states = Vec::new();
+            for _ in 0..listeners {
+                let (stream, _) = socket.accept()?;
+                let mut text = vec![0; 1 << 16];
+                let (length, descriptor) = receive(&stream, &mut text)?;
+                let mut text = text[..length].to_vec();
+                (&stream).read_to_end(&mut text)?;
+                states.push(serde_json::from_slice(&text)?);
+                answer(&descriptor)?;
+            }
+            Ok(states)
+        });
+        Ok(Self { thread })
+    }
+
+    fn states(self) -> Result<Vec<Value>, Failed> {
+        self.thread.join().map_err(|_| "the agent panicked")?
+    }
+}
+
+fn receive(stream: &std::os::unix::net::UnixStream, text: &mut [u8]) -> Result<(usize, OwnedFd), Failed> {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let mut control = nix::cmsg_space!(i32);
+    let mut parts = [std::io::IoSliceMut::new(text)];
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = part {
+            let fd = *fds.first().ok_or("no descriptor")?;
+            // SAFETY: it was received just now, and belongs to nobody else.
+            return Ok((message.bytes, unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Err("no descriptor".into())
+}
+
+/// `SECCOMP_IOCTL_NOTIF_RECV` and `_SEND`.
+fn answer(listener: &OwnedFd) -> Outcome {
+    // struct seccomp_notif: id, pid, flags, and the call.
+    let mut question = [0u64; 10];
+    // SAFETY: the structure has 80 bytes.
+    let returned = unsafe { libc::ioctl(listener.as_raw_fd(), 0xc050_2100, question.as_mut_ptr()) };
+    same(returned, 0)?;
+    // struct seccomp_notif_resp: id, value, error, flags.
+    let mut answer = [question[0], 0, u64::from((-71_i32).cast_unsigned())];
+    // SAFETY: the structure has 24 bytes.
+    let returned = unsafe { libc::ioctl(listener.as_raw_fd(), 0xc018_2101, answer.as_mut_ptr()) };
+    same(returned, 0)
+}
+
+fn asking(sandbox: &mut Sandbox) -> std::path::PathBuf {
+    let path = sandbox.outside().join("agent");
+    sandbox.spec["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": path, "listenerMetadata": "of mine",
+        "flags": ["SECCOMP_FILTER_FLAG_LOG"],
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY"}]
+    });
+    path
+}
+
+/// With and without the privilege to load a filter.
+fn notification() -> Outcome {
+    for confined in [true, false] {
+        let mut sandbox = Sandbox::new();
+        let path = asking(&mut sandbox);
+        sandbox.spec["process"]["noNewPrivileges"] = json!(confined);
+        sandbox.spec["annotations"] = json!({"a": "b"});
+        let agent = Agent::new(&path, 1)?;
+        let (created, stdout, _err) = sandbox.script("busybox mkdir /dev/shm/x 2>&1; echo done").create()?;
+        sandbox.native.start(&sandbox.id)?;
+        let output = std::io::read_to_string(stdout)?;
+        estiba_runtime::wait(std::os::fd::AsFd::as_fd(&created.pidfd), created.pid)?;
+        sandbox.native.delete(&sandbox.id, estiba_runtime::DeleteMode::Stopped)?;
+        same((output.contains("Protocol error"), output.ends_with("done\n")), (true, true)).map_err(|_| output)?;
+        let states = agent.states()?;
+        let state = &states[0];
+        same((&state["pid"], &state["fds"]), (&json!(created.pid), &json!(["seccompFd"])))?;
+        same((&state["metadata"], &state["ociVersion"]), (&json!("of mine"), &json!("1.2.0")))?;
+        same(&state["state"]["id"], &json!(sandbox.id.as_str()))?;
+        same((&state["state"]["status"], &state["state"]["annotations"]), (&json!("creating"), &json!({"a": "b"})))?;
+    }
+    // Nobody is there.
+    let mut sandbox = Sandbox::new();
+    let path = asking(&mut sandbox);
+    match sandbox.create() {
+        Err(Error::Io { path: found, .. }) => same(found, path)?,
+        other => return Err(format!("{other:?}").into()),
+    }
+    same((sandbox.cgroups().len(), sandbox.native.list()?.len()), (0, 0))
+}
+
+fn added_notification() -> Outcome {
+    let mut sandbox = Sandbox::new();
+    let path = asking(&mut sandbox);
+    sandbox.spec["process"]["args"] = json!(["sh", "-c", "busybox mkdir /dev/shm/x; exec sleep 1000"]);
+    let agent = Agent::new(&path, 2)?;
+    let (created, _out, _err) = sandbox.create()?;
+    sandbox.native.start(&sandbox.id)?;
+    let added = sandbox.exec(&Sandbox::process("busybox mkdir /dev/shm/y 2>&1"));
+    sandbox.stop(&created)?;
+    same(added?.stdout.contains("Protocol error"), true)?;
+    let states = agent.states()?;
+    same((&states[0]["pid"], &states[1]["state"]["status"]), (&json!(created.pid), &json!("running")))?;
+    same(states[0]["pid"] == states[1]["pid"], false)
 }

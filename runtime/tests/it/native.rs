@@ -687,7 +687,7 @@ fn seccomp_privileged() -> Outcome {
     sandbox.spec["process"]["noNewPrivileges"] = json!(false);
     sandbox.spec["linux"]["seccomp"] = json!({
         "defaultAction": "SCMP_ACT_ALLOW",
-        "syscalls": [{"names": ["mount", "fsopen", "move_mount", "pivot_root", "unshare", "setns"], "action": "SCMP_ACT_KILL_PROCESS"}]
+        "syscalls": [{"names": ["mount", "fsopen", "move_mount", "pivot_root", "unshare", "setns", "openat2", "fchdir", "setresuid", "sendmsg"], "action": "SCMP_ACT_KILL_PROCESS"}]
     });
     sandbox.script("grep -E 'Seccomp:|NoNew|CapEff' /proc/self/status");
     same(sandbox.output()?.as_str(), "CapEff:\t00000000000004eb\nNoNewPrivs:\t0\nSeccomp:\t2\n")
