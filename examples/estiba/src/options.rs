@@ -105,6 +105,9 @@ pub(crate) struct Options {
     /// How ready the kernel is to end it when memory runs out (-1000 to 1000)
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i32).range(-1000..=1000))]
     oom_score_adj: Option<i32>,
+    /// Give it all capabilities and devices, and take the bounds of its system calls and files away
+    #[arg(long)]
+    privileged: bool,
     /// Make the root file system read-only
     #[arg(long)]
     read_only: bool,
@@ -117,6 +120,9 @@ pub(crate) struct Options {
     /// OCI runtime to use instead of the built-in one (/usr/sbin/runc)
     #[arg(long, value_name = "PROGRAM")]
     runtime: Option<PathBuf>,
+    /// no-new-privileges, which is the default, or no-new-privileges=false
+    #[arg(long, value_name = "OPTION")]
+    security_opt: Vec<String>,
     /// Size of /dev/shm (64m)
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
     shm_size: Option<u64>,
@@ -240,12 +246,30 @@ impl Options {
             sysctls.insert(key.to_owned(), value.to_owned());
         }
         let mounts = self.mounts()?;
+        let new_privileges = self.new_privileges()?;
         let log = limits::log(&self.log_driver, &self.log_opt)?;
         let health = self.health()?;
         let path = std::env::var_os("PATH");
         let runtime = self.runtime.as_deref().map(|program| find_program(program, path)).transpose()?;
         let limits = self.limits.limits();
-        Ok(Prepared { env, labels, sysctls, mounts, log, health, runtime, limits, options: self })
+        Ok(Prepared { new_privileges, env, labels, sysctls, mounts, log, health, runtime, limits, options: self })
+    }
+
+    /// Whether programs with a set-user-id bit get what they ask for.
+    fn new_privileges(&self) -> Result<bool> {
+        let mut allowed = false;
+        for option in &self.security_opt {
+            let (key, value) = option.split_once(['=', ':']).unwrap_or((option, "true"));
+            match (key, crate::flags::boolean(value)) {
+                ("no-new-privileges", Ok(forbidden)) => allowed = !forbidden,
+                _ => {
+                    return Err(Failure::new(format!(
+                        "--security-opt {option}: only no-new-privileges and no-new-privileges=false are supported"
+                    )));
+                }
+            }
+        }
+        Ok(allowed)
     }
 
     fn mounts(&self) -> Result<mount::Mounts> {
@@ -292,6 +316,7 @@ impl Options {
 /// Options that have been judged.
 #[derive(Debug)]
 pub(crate) struct Prepared {
+    new_privileges: bool,
     env: Vec<String>,
     labels: BTreeMap<String, String>,
     sysctls: BTreeMap<String, String>,
@@ -310,7 +335,7 @@ impl Prepared {
 
     /// Finds the image, and puts all together.
     pub(crate) async fn request(self, engine: &Engine, words: WordsOfCommand) -> Result<CreateRequest> {
-        let Self { mut env, labels, sysctls, mounts, log, health, runtime, limits, options } = self;
+        let Self { new_privileges, mut env, labels, sysctls, mounts, log, health, runtime, limits, options } = self;
         let mut words = words.words.into_iter();
         let reference = words.next().unwrap_or_default();
         let image = image::find(engine, &reference).await?;
@@ -338,6 +363,8 @@ impl Prepared {
             cap_add: options.cap_add,
             cap_drop: options.cap_drop,
             network: options.network,
+            privileged: options.privileged,
+            new_privileges,
             read_only: options.read_only,
             tty: options.tty,
             console_size: crate::terminal::size().filter(|_| options.tty),
@@ -424,6 +451,20 @@ mod tests {
         assert_eq!(options.env, ["A=1", "B"]);
         assert_eq!(options.volume, ["/a:/b:ro"]);
         assert_eq!(options.network, NetworkMode::Host);
+    }
+
+    #[test]
+    fn security_options_are_read() {
+        for (words, expected) in [
+            ("run x", Some(false)),
+            ("run --security-opt no-new-privileges x", Some(false)),
+            ("run --security-opt no-new-privileges:true x", Some(false)),
+            ("run --security-opt no-new-privileges=false x", Some(true)),
+            ("run --security-opt seccomp=unconfined x", None),
+            ("run --security-opt no-new-privileges=maybe x", None),
+        ] {
+            assert_eq!(parse(words).options.new_privileges().ok(), expected, "{words}");
+        }
     }
 
     #[test]

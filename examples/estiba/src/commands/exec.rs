@@ -4,11 +4,11 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use estiba_engine::{Engine, ExecRequest, Streams};
+use estiba_engine::{Engine, Error, ExecRequest, Streams};
 
 use crate::detach::Keys;
 use crate::environment;
-use crate::failure::{Failure, Result};
+use crate::failure::{ENGINE, Failure, Result};
 use crate::session::{Options, Process, Session};
 
 /// Run one more program in a container that runs
@@ -53,6 +53,18 @@ pub(crate) struct Exec {
     words: Vec<String>,
 }
 
+/// Docker's status for a process that could not be set up: 127 if something is not there, 126 if something is not allowed.
+fn refused(error: Error) -> Failure {
+    let is_start = matches!(error, Error::Shim { .. });
+    let failure = Failure::from(error);
+    let said = failure.to_string();
+    match failure.status() {
+        ENGINE if is_start && said.contains("No such file or directory") => failure.with_status(127),
+        ENGINE if is_start && said.contains("Permission denied") => failure.with_status(126),
+        _ => failure,
+    }
+}
+
 impl Exec {
     pub(crate) async fn execute(self, engine: &Engine) -> Result<u8> {
         let Some((name, command)) = self.words.split_first() else {
@@ -75,12 +87,13 @@ impl Exec {
         };
         let container = engine.container(name).await?;
         if self.detach {
-            container.exec(request, Streams::NONE).await?.detach().await?;
+            container.exec(request, Streams::NONE).await.map_err(refused)?.detach().await?;
             return Ok(0);
         }
         let keys = self.detach_keys.unwrap_or_default();
         let session = Session::prepare(Options { tty: self.tty, stdin, signals: false, keys })?;
-        let exec = container.exec(request, Streams { stdin, stdout: true, stderr: true }).await?;
+        let streams = Streams { stdin, stdout: true, stderr: true };
+        let exec = container.exec(request, streams).await.map_err(refused)?;
         Ok(session.attend(Process::Added(Box::new(exec))).await?.status())
     }
 }

@@ -7,7 +7,6 @@ use crate::failure::{Failure, Result};
 
 /// Docker's other options.
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "a flag of the command line is a bool")]
 #[command(next_help_heading = None)]
 pub(crate) struct Unsupported {
     #[arg(long, hide = true)]
@@ -42,8 +41,6 @@ pub(crate) struct Unsupported {
     pid: Option<String>,
     #[arg(long, hide = true)]
     platform: Option<String>,
-    #[arg(long, hide = true)]
-    privileged: bool,
     #[arg(short, long, hide = true)]
     publish: Vec<String>,
     #[arg(short = 'P', long, hide = true)]
@@ -52,8 +49,6 @@ pub(crate) struct Unsupported {
     pull: Option<String>,
     #[arg(short, long, hide = true)]
     quiet: bool,
-    #[arg(long, hide = true)]
-    security_opt: Vec<String>,
     #[arg(long, hide = true)]
     userns: Option<String>,
     #[arg(long, hide = true)]
@@ -69,9 +64,6 @@ impl Unsupported {
         let is_platform = |platform: &Option<String>| {
             let here = format!("linux/{}", crate::platform::architecture());
             platform.as_deref().is_none_or(|platform| platform.is_empty() || platform == here)
-        };
-        let is_secure = |option: &String| {
-            matches!(option.as_str(), "no-new-privileges" | "no-new-privileges:true" | "no-new-privileges=true")
         };
         let ports = "ports are not published yet: use --network host, and they are the host's own";
         let names = "there are no networks with addresses and names yet: use --network host";
@@ -96,16 +88,10 @@ impl Unsupported {
             ("--uts", !is_private(&self.uts), for_host),
             ("--userns", self.userns.as_deref().is_some_and(|mode| mode != "host"), for_host),
             ("--platform", !is_platform(&self.platform), "only images for this machine are run: leave it away"),
-            ("--privileged", self.privileged, "it is not supported: give what is needed by --cap-add"),
             (
                 "--pull",
                 self.pull.as_deref().is_some_and(|when| !matches!(when, "missing" | "never")),
                 "images are not fetched from registries yet: use `skopeo copy` and oci:DIR",
-            ),
-            (
-                "--security-opt",
-                !self.security_opt.iter().all(is_secure),
-                "only no-new-privileges is supported, which is the default",
             ),
             ("--volumes-from", !self.volumes_from.is_empty(), "name the folders by -v"),
         ] {

@@ -190,6 +190,7 @@ fn host_config(record: &Container) -> Record {
     let memory = limits.memory.unwrap_or(0);
     // Without a word the container gets as much swap as memory.
     let swap = limits.memory_swap.unwrap_or_else(|| i64::try_from(memory.saturating_mul(2)).unwrap_or(i64::MAX));
+    let security = request.new_privileges.then_some("no-new-privileges=false");
     let (width, height) = request.console_size.unwrap_or_default();
     let runtime = request.runtime.as_deref().map_or_else(|| "native".to_owned(), |path| path.display().to_string());
     Record::new("container.HostConfig")
@@ -216,10 +217,10 @@ fn host_config(record: &Container) -> Record {
         .with("Links", Value::nil_list())
         .with("OomScoreAdj", request.oom_score_adj.unwrap_or(0))
         .with("PidMode", "")
-        .with("Privileged", false)
+        .with("Privileged", request.privileged)
         .with("PublishAllPorts", false)
         .with("ReadonlyRootfs", request.read_only)
-        .with("SecurityOpt", Value::nil_list())
+        .with("SecurityOpt", Value::list_or_nil(security))
         .with_some("Tmpfs", Value::map(tmpfs))
         .with("UTSMode", "")
         .with("UsernsMode", "")

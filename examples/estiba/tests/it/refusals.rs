@@ -232,7 +232,7 @@ fn options(home: &Home) -> Result {
         (&["--runtime", "/no/such/runtime"], &["/no/such/runtime", "/usr/sbin/runc"]),
         (&["--shim", "/no/such/shim"], &["/no/such/shim"]),
         (&["-p", "80:80"], &["-p", "--network host"]),
-        (&["--privileged"], &["--privileged", "--cap-add"]),
+        (&["--gpus", "all"], &["--gpus"]),
         (&["--restart", "always"], &["--rm", "--restart"]),
         (&["--restart", "sometimes"], &["sometimes", "unless-stopped"]),
         (&["--stop-signal", "NOPE"], &["NOPE", "SIGTERM"]),
