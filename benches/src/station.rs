@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -280,11 +281,13 @@ impl Bench {
         let paths = ["out", "err"].map(|name| self.work.join(format!("{}.{name}", std::process::id())));
         let (stdout, stderr) = (File::create(&paths[0])?, File::create(&paths[1])?);
         let streams = [nothing.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        let watchdog = Watchdog::new();
         let begin = sys::monotonic();
         let pid = match start {
             Start::Spawn => sys::spawn(&program, streams)?,
             Start::Fork => sys::fork(&program, streams)?,
         };
+        watchdog.watch(pid);
         let ended = sys::wait4(pid)?;
         let took = sys::monotonic().saturating_sub(begin);
         let status = ExitStatus::from_raw(ended.status);
@@ -298,6 +301,31 @@ impl Bench {
             stdout: text(&paths[0])?,
             stderr: text(&paths[1])?,
         })
+    }
+}
+
+/// Longer than any run takes; one that takes more hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Ends a process that hangs, so that it is its contender that is out, and not the whole measurement. Its thread is there
+/// before the clock starts.
+#[derive(Debug)]
+struct Watchdog(Sender<i32>);
+
+impl Watchdog {
+    fn new() -> Self {
+        let (sender, watched) = mpsc::channel();
+        std::thread::spawn(move || {
+            let Ok(pid) = watched.recv() else { return };
+            if watched.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+        });
+        Self(sender)
+    }
+
+    fn watch(&self, pid: i32) {
+        let _ = self.0.send(pid);
     }
 }
 
