@@ -16,7 +16,9 @@ impl Yard {
         let mut contenders = Vec::new();
         for engine in self.engines()? {
             let run = engine.container(&["run", "-d", "--name", "{id}"], &["sleep", "1000"]);
-            let remove = engine.words(&["rm", "--force", "{id}"]);
+            // A first process that does not heed SIGTERM is waited for by podman alone.
+            let force: &[&str] = if engine.name == "podman" { &["--force", "--time=0"] } else { &["--force"] };
+            let remove = engine.words(&[&["rm"], force, &["{id}"]].concat());
             contenders.push(self.steps(&engine, &[run, remove])?);
         }
         let about = "ENGINE run -d --network none of `sleep`, and rm -f of it".to_owned();
