@@ -12,6 +12,15 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::moment::rfc3339;
 
+/// Whether a record must survive a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// It is on disk before anybody is told.
+    Synced,
+    /// It lies where a reboot may take it.
+    Lazy,
+}
+
 /// More than any record takes.
 const RESERVED: usize = 1024;
 
@@ -82,7 +91,8 @@ impl ExitRecord {
     }
 
     /// Writes the record beside and renames: a reader sees all of it or nothing, whatever ends this process.
-    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+    /// With [`Durability::Synced`] it survives a power cut from then on.
+    pub(crate) fn write(&self, path: &Path, durability: Durability) -> Result<()> {
         let beside = beside(path);
         let beside = beside.as_path();
         let mut bytes = serde_json::to_vec(self)
@@ -98,7 +108,7 @@ impl ExitRecord {
             .and_then(|mut file| {
                 file.write_all(&bytes)?;
                 file.set_len(bytes.len() as u64)?;
-                file.sync_data()
+                if durability == Durability::Synced { file.sync_data() } else { Ok(()) }
             });
         let written = written.map_err(|error| Error::file("write", beside, error));
         let renamed =
@@ -136,7 +146,7 @@ mod tests {
         assert_eq!(ExitRecord::read(&path).expect("absent is fine"), None);
         for status in [ExitStatus::Exited(7), ExitStatus::Signaled(9)] {
             let record = ExitRecord::new(42, 9, status, true, SystemTime::now());
-            record.write(&path).expect("write");
+            record.write(&path, Durability::Synced).expect("write");
             assert_eq!(ExitRecord::read(&path).expect("read"), Some(record));
         }
         let names: Vec<_> = fs::read_dir(dir.path()).expect("list").flatten().map(|entry| entry.file_name()).collect();

@@ -8,7 +8,7 @@ use estiba_runtime::{DeleteMode, ExitStatus, KillTarget, mount};
 use super::{Stage, Task};
 use crate::daemon::log;
 use crate::error::{Error, Result, chain};
-use crate::exit::ExitRecord;
+use crate::exit::{Durability, ExitRecord};
 use crate::process::{Ended, Process};
 use crate::proto::events::{TaskExit, TaskOOM};
 
@@ -71,7 +71,7 @@ impl Task {
             if let (Stage::Started, Some(path)) = (container.stage, &self.arguments.exit_file) {
                 let process = &container.process;
                 let record = ExitRecord::new(process.pid, process.start_time, ended.status, ended.oom_killed, ended.at);
-                if let Err(error) = record.write(path) {
+                if let Err(error) = record.write(path, durability(path, &self.folder)) {
                     // Those who wait are told all the same: they can learn it nowhere else now.
                     log(&format!("{}: it is tried again", chain(&error)));
                     let now = Instant::now();
@@ -102,7 +102,7 @@ impl Task {
         let Some(path) = &self.arguments.exit_file else { return };
         // Nobody will look for it in a folder that is gone.
         let wanted = path.parent().is_none_or(Path::exists) && unwritten.since.elapsed() < PERSISTENCE;
-        match unwritten.record.write(path) {
+        match unwritten.record.write(path, durability(path, &self.folder)) {
             Ok(()) => {
                 log(&format!("{} is written after all", path.display()));
             }
@@ -148,6 +148,11 @@ impl Task {
         self.deleted = ended;
         Ok(ended)
     }
+}
+
+/// What is in the shim's own folder means nothing after a reboot.
+fn durability(path: &Path, folder: &Path) -> Durability {
+    if path.parent() == Some(folder) { Durability::Lazy } else { Durability::Synced }
 }
 
 /// Unmounts the root, where it was attached.
