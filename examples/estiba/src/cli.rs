@@ -294,15 +294,15 @@ pub(crate) async fn open(config: Config) -> Result<Engine> {
     Ok(Engine::open(config).await?)
 }
 
-/// The whole command line, as Docker's would take it.
-pub(crate) fn command() -> clap::Command {
-    flags::like_docker(<Cli as clap::CommandFactory>::command())
+/// The command line, as Docker's would take these words.
+fn command(words: &[OsString]) -> clap::Command {
+    flags::like_docker(<Cli as clap::CommandFactory>::command(), words)
 }
 
 /// Reads the command line. What help and errors say goes to the caller.
 pub(crate) fn parse(words: Vec<OsString>) -> Result<Cli, clap::Error> {
     use clap::FromArgMatches as _;
-    let matches = command().try_get_matches_from(words)?;
+    let matches = command(&words).try_get_matches_from(words)?;
     Cli::from_arg_matches(&matches)
 }
 
@@ -390,7 +390,7 @@ pub(crate) fn usage_failure(error: &clap::Error, words: &[OsString]) -> Option<F
             ContextValue::Strings(names) => names.first().cloned(),
             _ => None,
         });
-    let root = command();
+    let root = <Cli as clap::CommandFactory>::command();
     let names = flags::path(&root, words).0;
     let place: String = names.iter().flat_map(|name| [*name, " "]).collect();
     let failure = Failure::new(match suggestion {
@@ -415,7 +415,15 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        command().debug_assert();
+        let root = <Cli as clap::CommandFactory>::command();
+        root.clone().debug_assert();
+        for first in root.get_subcommands() {
+            let words = |names: &[&str]| ["estiba"].iter().chain(names).map(OsString::from).collect::<Vec<_>>();
+            command(&words(&[first.get_name()])).debug_assert();
+            for second in first.get_subcommands() {
+                command(&words(&[first.get_name(), second.get_name()])).debug_assert();
+            }
+        }
     }
 
     fn failure(words: &str) -> String {

@@ -5,9 +5,19 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, Command};
 
-/// Makes every option of a command and its subcommands Docker's.
-pub(crate) fn like_docker(command: Command) -> Command {
-    command.args_override_self(true).mut_args(option).mut_subcommands(like_docker)
+/// Makes Docker's the options of the commands that a command line leads to. The others are left alone: there are many, and
+/// every start of the program would pay for them.
+pub(crate) fn like_docker(command: Command, words: &[OsString]) -> Command {
+    let names: Vec<String> = path(&command, words).0.into_iter().map(str::to_owned).collect();
+    along(command, &names)
+}
+
+fn along(command: Command, names: &[String]) -> Command {
+    let command = command.args_override_self(true).mut_args(option);
+    match names.split_first() {
+        Some((name, rest)) => command.mut_subcommand(name, |command| along(command, rest)),
+        None => command,
+    }
 }
 
 fn option(arg: Arg) -> Arg {
@@ -104,8 +114,9 @@ mod tests {
     }
 
     fn parse(words: &str) -> Option<Run> {
-        let command = like_docker(<Line as clap::CommandFactory>::command());
-        let matches = command.try_get_matches_from(words.split(' ')).ok()?;
+        let words: Vec<OsString> = words.split(' ').map(Into::into).collect();
+        let command = like_docker(<Line as clap::CommandFactory>::command(), &words);
+        let matches = command.try_get_matches_from(words).ok()?;
         match Line::from_arg_matches(&matches).ok()?.command {
             Sub::Run(run) => Some(run),
             Sub::Container(_) => None,

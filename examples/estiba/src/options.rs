@@ -416,7 +416,7 @@ mod tests {
     }
 
     fn parse(words: &str) -> Line {
-        let command = crate::flags::like_docker(Line::command());
+        let command = crate::flags::like_docker(Line::command(), &[]);
         let matches = command.try_get_matches_from(words.split(' ')).expect("parsed");
         Line::from_arg_matches(&matches).expect("options")
     }
