@@ -26,6 +26,7 @@ fn option(arg: Arg) -> Arg {
             .action(ArgAction::Set)
             .num_args(0..=1)
             .require_equals(true)
+            .value_name("BOOL")
             .default_value("false")
             .default_missing_value("true")
             .value_parser(boolean),
