@@ -115,6 +115,32 @@ trap 'rm -f "$log"' EXIT
 # The shim and the command are used by the tests of others.
 check "programs" cargo build --quiet --workspace --all-features --bins --locked
 
+# --- programs that embed the engine ------------------------------------------------------------------------------------
+
+if [ "$(id -u)" = 0 ] && command -v umoci >/dev/null && [ -x /bin/busybox ]; then
+    embedding() {
+        local image root status
+        image=$(mktemp -d) && root=$(mktemp -d) && mkdir "$root/bin" && cp /bin/busybox "$root/bin/busybox" &&
+            ln -s busybox "$root/bin/sh" && umoci --log error init --layout "$image/busybox" &&
+            umoci --log error new --image "$image/busybox:1" &&
+            umoci --log error insert --image "$image/busybox:1" "$root" / || return 1
+        # One outside the workspace, with a snapshotter and a runtime of its own.
+        CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target} cargo run --quiet --locked \
+            --manifest-path engine/tests/outside/Cargo.toml -- "oci:$image/busybox:1" /bin/busybox echo outside |
+            tee "$image/said" && grep -qx outside "$image/said" && grep -q 'noted create, start' "$image/said" &&
+            # Ten containers at once in a threaded program.
+            cargo run --quiet --locked -p estiba-engine --example ten -- "oci:$image/busybox:1" "$image/state" |
+            sort | tee "$image/said" && [ "$(grep -c '^container . is ' "$image/said")" = 10 ] &&
+            [ "$(grep -c '^one ended with status' "$image/said")" = 10 ]
+        status=$?
+        rm -rf "$image" "$root"
+        return "$status"
+    }
+    check "programs that embed the engine" embedding
+else
+    skip "programs that embed the engine" "needs root, umoci and busybox-static"
+fi
+
 if cargo nextest --version >/dev/null 2>&1; then
     say "tests (nextest)"
     # The system tests count mounts, cgroups and processes, and so do those of the libraries: a run of its own for each binary

@@ -1,7 +1,7 @@
 //! Ten containers at once in a threaded program, their output as it comes. Needs root.
 //!
 //! ```console
-//! # cargo run -p estiba-engine --example ten -- oci:/srv/debian:12
+//! # cargo run -p estiba-engine --example ten -- oci:/srv/debian:12 [ROOT]
 //! ```
 
 use estiba_engine::image::Source;
@@ -17,8 +17,13 @@ fn main() -> Result<()> {
 }
 
 async fn run() -> Result<()> {
-    let source: Source = std::env::args().nth(1).ok_or("usage: ten oci:DIR[:TAG]")?.parse()?;
-    let engine = Engine::open(Config::default()).await?;
+    let mut arguments = std::env::args().skip(1);
+    let source: Source = arguments.next().ok_or("usage: ten oci:DIR[:TAG] [ROOT]")?.parse()?;
+    let config = match arguments.next() {
+        Some(root) => Config { run: format!("{root}/run").into(), root: root.into(), ..Config::default() },
+        None => Config::default(),
+    };
+    let engine = Engine::open(config).await?;
     let image = engine.import(source).await?;
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..10 {
