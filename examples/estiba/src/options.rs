@@ -111,7 +111,7 @@ pub(crate) struct Options {
     /// Make the root file system read-only
     #[arg(long)]
     read_only: bool,
-    /// When it is started again: no, on-failure[:RETRIES], always or unless-stopped
+    /// When it is started again: no, on-failure, on-failure:RETRIES, always or unless-stopped
     #[arg(long, value_name = "POLICY", value_parser = restart)]
     restart: Option<RestartPolicy>,
     /// Remove it when it has ended
@@ -183,7 +183,7 @@ pub(crate) fn user(text: &str) -> Result<String, String> {
 
 /// A restart policy.
 pub(crate) fn restart(text: &str) -> Result<RestartPolicy, String> {
-    text.parse().map_err(|_| "it must be no, on-failure[:RETRIES], always or unless-stopped".to_owned())
+    text.parse().map_err(|_| "it must be no, on-failure, on-failure:RETRIES, always or unless-stopped".to_owned())
 }
 
 impl Options {

@@ -15,7 +15,7 @@ use crate::options::LimitOptions;
 pub(crate) struct Update {
     #[command(flatten)]
     limits: LimitOptions,
-    /// no, on-failure[:RETRIES], always or unless-stopped
+    /// no, on-failure, on-failure:RETRIES, always or unless-stopped
     #[arg(long, value_name = "POLICY", value_parser = crate::options::restart)]
     restart: Option<RestartPolicy>,
     /// Name or id, or the beginning of an id
