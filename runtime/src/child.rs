@@ -224,6 +224,7 @@ impl Child<'_> {
             Step::MaskPath(target) => {
                 mount::mask(resolver, made.root, target, &mut made.mask, &mut made.null)?;
             }
+            Step::Label { file, value, .. } => mount::label(resolver, &mut made.proc, file, value.to_bytes())?,
             Step::Keyring(name) => match process::join_session_keyring(name) {
                 // A kernel without keys has none to hide.
                 Err(libc::ENOSYS) => {}

@@ -2,9 +2,11 @@
 
 mod exec;
 mod hook;
+mod label;
 mod launch;
 mod network;
 mod notify;
+mod rdt;
 mod record;
 
 use std::collections::HashMap;
@@ -25,6 +27,7 @@ use crate::{
 };
 use hook::Hooks;
 use launch::{Event, Launch, Opener, Waiting};
+use rdt::Groups;
 use record::{Folder, Identity, Record};
 
 /// How long a killed process may take to end, in milliseconds.
@@ -136,9 +139,11 @@ impl Native {
         Plan::check(spec)?;
         let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let filter = profile.map(crate::seccomp::compile).transpose()?;
+        undo.rdt = Groups::make(spec, id)?;
         undo.cgroup = self.cgroup(id, spec, options)?;
         let cgroup = undo.cgroup.as_ref();
         let mut record = Record::new(id, bundle, cgroup, options.keyring, filter.is_some())?;
+        record.rdt.clone_from(&undo.rdt);
         folder.store(&record)?;
         if let Some(filter) = &filter {
             folder.store_filter(filter)?;
@@ -161,6 +166,8 @@ impl Native {
                 root_switch: options.root_switch,
                 root_path: root_path.as_deref(),
                 filter: filter.as_ref().map(Filter::of),
+                apparmor: label::apparmor(),
+                selinux: label::selinux(),
                 kcore: Path::new("/proc/kcore").exists(),
             },
         )?;
@@ -278,6 +285,9 @@ fn adopt(spec: &Spec, plan: &Plan, record: &mut Record, folder: &Folder, socket:
         launch::write_mappings(spec, pid)?;
         launch::answer(socket)?;
     }
+    if let Some(rdt) = &record.rdt {
+        rdt.add(pid)?;
+    }
     record.identity = Identity::of(pid)?;
     folder.store(record)?;
     // An answer to what it asks would not be the first that is read.
@@ -365,7 +375,12 @@ impl Runtime for Native {
             return Err(Error::WrongStatus { id: id.clone(), operation: "delete", status });
         }
         self.waiting().remove(id);
-        let mut undo = Undo { process: record.identity.open(), pid: record.identity.pid, cgroup: record.cgroup() };
+        let mut undo = Undo {
+            process: record.identity.open(),
+            pid: record.identity.pid,
+            cgroup: record.cgroup(),
+            rdt: record.rdt.clone(),
+        };
         // The end of its first process has ended a whole pid namespace.
         let alone = status == Status::Stopped && record.own_pids;
         let mut failures = undo.tear_down(!alone);
@@ -458,6 +473,7 @@ struct Undo {
     /// Its number, if others may have been added to its namespace.
     pid: i32,
     cgroup: Option<Cgroup>,
+    rdt: Option<Groups>,
 }
 
 impl Undo {
@@ -493,6 +509,7 @@ impl Undo {
         } else if let Some(pidfd) = &self.process {
             failures.extend(end(pidfd, self.pid));
         }
+        failures.extend(self.rdt.iter().flat_map(Groups::remove));
         failures
     }
 }

@@ -6,6 +6,7 @@
 
 mod device;
 mod exec;
+mod label;
 mod mount;
 mod option;
 mod process;
@@ -50,6 +51,7 @@ impl Slot {
 
 /// What the host is like, as far as a plan depends on it.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Host<'a> {
     /// What the kernel offers.
     pub(crate) features: Features,
@@ -76,6 +78,10 @@ pub(crate) struct Host<'a> {
     pub(crate) root_path: Option<&'a Path>,
     /// Whether there is a seccomp filter to load.
     pub(crate) filter: Option<Filter>,
+    /// Whether AppArmor gives profiles to programs.
+    pub(crate) apparmor: bool,
+    /// Whether `SELinux` gives labels to programs and files.
+    pub(crate) selinux: bool,
     /// Whether the kernel shows its memory as `/proc/kcore`.
     pub(crate) kcore: bool,
 }
@@ -200,6 +206,11 @@ impl Plan {
         if host.tasks > 0 {
             planner.steps.push(Step::JoinCgroups { count: host.tasks });
         }
+        let mut early = if planner.in_user_namespace() { Vec::new() } else { planner.program()?.early()? };
+        if planner.joined & NEW_MOUNT != 0 {
+            // The files are the host's.
+            planner.steps.append(&mut early);
+        }
         planner.enter();
         if forks {
             planner.steps.push(Step::Fork { flags });
@@ -216,7 +227,6 @@ impl Plan {
         }
         // In a user namespace the parent does it.
         if !planner.in_user_namespace() {
-            let mut early = planner.program()?.early()?;
             planner.steps.append(&mut early);
             planner.steps.append(&mut priorities(planner.process()?)?);
         }
@@ -293,15 +303,12 @@ impl Planner<'_> {
             match namespace.path() {
                 None => self.new |= kind,
                 Some(path) => {
-                    if kind == NEW_MOUNT {
-                        return Err(unsupported(field(), "joining a mount namespace"));
-                    }
                     self.joined |= kind;
                     self.opens.push(Open::Namespace { path: path.clone(), kind });
                 }
             }
         }
-        if self.new & NEW_MOUNT == 0 {
+        if !self.own_or_joined(NEW_MOUNT) {
             return Err(unsupported("linux.namespaces", "a container without a mount namespace of its own"));
         }
         if self.new & CLONE_NEWTIME != 0 && !self.host.features.clone3 {
@@ -323,7 +330,12 @@ impl Planner<'_> {
                 Open::Bind { .. } => None,
             })
             .collect();
-        joins.sort_by_key(|step| !matches!(step, Step::Enter { kind: NEW_USER, .. }));
+        // With the mount namespace the root changes, and with it what is found at /proc.
+        joins.sort_by_key(|step| match step {
+            Step::Enter { kind: NEW_USER, .. } => 0,
+            Step::Enter { kind: NEW_MOUNT, .. } => 2,
+            _ => 1,
+        });
         self.steps.append(&mut joins);
     }
 
@@ -528,6 +540,8 @@ pub(crate) mod tests {
             root_switch: RootSwitch::Pivot,
             root_path: None,
             filter: Some(Filter::Decides),
+            apparmor: false,
+            selinux: false,
             kcore: false,
         }
     }

@@ -351,6 +351,17 @@ pub(super) fn chroot(root: i32, elsewhere: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Writes an attribute of this process, through a procfs that nothing else can reach (CVE-2025-52881).
+pub(super) fn label(resolver: Resolver, proc: &mut i32, path: &CStr, value: &[u8]) -> Result<(), Failure> {
+    private_proc(proc)?;
+    // `self` is a link inside.
+    let file = resolver.open(*proc, path, libc::O_WRONLY, Links::Follow)?;
+    let written = file::write(file, value);
+    close(file);
+    written?;
+    Ok(())
+}
+
 /// Writes a setting, through a procfs that nothing else can reach (CVE-2025-52881).
 pub(super) fn sysctl(resolver: Resolver, proc: &mut i32, path: &CStr, value: &[u8]) -> Result<(), Failure> {
     private_proc(proc)?;

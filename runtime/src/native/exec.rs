@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::Process;
 
+use super::label;
 use super::launch::{self, Event, Launch, Started};
 use super::record::{Folder, Record};
 use super::{Joining, Native, permitted};
@@ -53,6 +54,8 @@ impl Native {
             root_switch: RootSwitch::Pivot,
             root_path: None,
             filter: filter.as_ref().map(Filter::of),
+            apparmor: label::apparmor(),
+            selinux: label::selinux(),
             kcore: false,
         };
         let mut plan = Plan::exec(&process, record.common(), &host, record.namespaces, record.identity.pid)?;

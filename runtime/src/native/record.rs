@@ -14,6 +14,7 @@ use oci_spec::runtime::{Hooks, LinuxMemoryPolicy, LinuxNamespaceType, LinuxPerso
 use serde::{Deserialize, Serialize};
 
 use super::notify::Listener;
+use super::rdt::Groups;
 use crate::cgroup::{Cgroup, CgroupPath};
 use crate::rights::{Common, Rights};
 use crate::sys::{self, file, process};
@@ -71,6 +72,9 @@ pub(super) struct Record {
     /// Whom the filter asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) listener: Option<Listener>,
+    /// Its shares of the caches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) rdt: Option<Groups>,
 }
 
 /// A process for certain: its number may come again, but not with the same start, in the same run of the machine.
@@ -128,6 +132,7 @@ impl Record {
             keyring: keyring == Keyring::New,
             filtered,
             listener: Listener::of(spec),
+            rdt: None,
         })
     }
 

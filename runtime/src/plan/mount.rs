@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount};
 
 use super::option::{Attributes, Options, parse};
-use super::{Filesystem, IdMap, Late, Open, Planner, Step, Target, c_path, c_string, invalid, unsupported};
+use super::{Filesystem, IdMap, Late, Open, Planner, Step, Target, c_path, c_string, invalid, label, unsupported};
 use crate::sys::mount::{Depth, attribute};
 use crate::{Error, Result, RootSwitch};
 
@@ -139,6 +139,9 @@ impl Planner<'_> {
         // As mount(2) does it: the filesystem, and not only its mount.
         if options.top.set & attribute::RDONLY != 0 {
             parameters.push((c"ro".to_owned(), None));
+        }
+        if let Some(context) = label::context(self.spec, self.host, kind)? {
+            parameters.push((c"context".to_owned(), Some(context)));
         }
         for (key, value) in &options.data {
             let value = value.as_ref().map(|value| c_string(value.as_bytes(), field)).transpose()?;

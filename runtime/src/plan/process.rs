@@ -4,7 +4,7 @@ use std::ffi::CString;
 
 use oci_spec::runtime::{Capabilities, Capability, PosixRlimitType, Process};
 
-use super::{Filter, Host, Step, Target, c_string, invalid, schedule};
+use super::{Filter, Host, Step, Target, c_string, invalid, label, schedule};
 use crate::rights::Common;
 use crate::sys::process::{CapabilitySets, Strings};
 use crate::{Keyring, Result};
@@ -100,6 +100,7 @@ impl Program<'_> {
         if ambient & !(sets.permitted & sets.inheritable) != 0 {
             return Err(invalid("process.capabilities.ambient", "has what permitted and inheritable have not"));
         }
+        steps.append(&mut label::labels(process, self.host)?);
         steps.push(Step::Bounding(bounding));
         steps.push(Step::WorkingDirectory(self.cwd()?));
         steps.push(Step::KeepCapabilities);

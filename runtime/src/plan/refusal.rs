@@ -35,8 +35,6 @@ pub(super) fn process(process: &Process) -> Result<()> {
     }
     let filled = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
     let refused = [
-        ("process.apparmorProfile", filled(process.apparmor_profile())),
-        ("process.selinuxLabel", filled(process.selinux_label())),
         ("process.commandLine", filled(process.command_line())),
         ("process.user.username", filled(process.user().username())),
     ];
@@ -44,11 +42,6 @@ pub(super) fn process(process: &Process) -> Result<()> {
 }
 
 fn linux(linux: &Linux) -> Result<()> {
-    let refused = [
-        ("linux.mountLabel", linux.mount_label().as_ref().is_some_and(|label| !label.is_empty())),
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-    ];
-    first(&refused)?;
     let mappings = [linux.uid_mappings(), linux.gid_mappings()];
     let mapped = mappings.map(|list| list.as_ref().is_some_and(|list| !list.is_empty()));
     let user = linux.namespaces().iter().flatten().find(|namespace| namespace.typ() == LinuxNamespaceType::User);

@@ -83,6 +83,8 @@ pub(crate) enum Step {
     ReadonlyPath(Target),
     /// Hides a path, if it is there.
     MaskPath(Target),
+    /// Writes a label that the program gets, through a procfs of its own.
+    Label { field: &'static str, file: CString, value: CString },
     /// Joins a new session keyring.
     Keyring(CString),
     /// Starts a session.
@@ -202,6 +204,7 @@ impl fmt::Display for Step {
             Self::Readonly(target) => write!(f, "make {} read-only", target.show()),
             Self::ReadonlyPath(target) => write!(f, "linux.readonlyPaths: make {} read-only", target.show()),
             Self::MaskPath(target) => write!(f, "linux.maskedPaths: hide {}", target.show()),
+            Self::Label { field, value, .. } => write!(f, "{field}: set {:?}", text(value)),
             Self::Keyring(_) => f.write_str("join a new session keyring"),
             Self::Session => f.write_str("start a session"),
             Self::ControllingTerminal => f.write_str("take the terminal"),

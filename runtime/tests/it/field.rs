@@ -27,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         privileged("field_a_tmpfs_starts_with_what_it_hides", copy_up),
         privileged("field_a_tmpfs_has_the_mode_of_what_it_hides", tmpfs_mode),
         privileged("field_attributes_hold_below_a_mount", recursive),
+        privileged("field_a_mount_namespace_is_joined", joined_mounts),
         with_ip("field_devices_of_the_network_move", net_devices),
         privileged("field_calls_are_asked_about", notification),
         privileged("field_added_processes_ask_too", added_notification),
@@ -491,4 +492,30 @@ fn added_notification() -> Outcome {
     let states = agent.states()?;
     same((&states[0]["pid"], &states[1]["state"]["status"]), (&json!(created.pid), &json!("running")))?;
     same(states[0]["pid"] == states[1]["pid"], false)
+}
+
+/// Whoever is in it sees the container's mounts.
+fn joined_mounts() -> Outcome {
+    let mut holder = Command::new("unshare").args(["--mount", "sleep", "1000"]).spawn()?;
+    let path = format!("/proc/{}/ns/mnt", holder.id());
+    let host = fs::read_link("/proc/self/ns/mnt")?;
+    let before = fs::read_to_string("/proc/self/mountinfo")?;
+    for _ in 0..1000 {
+        if fs::read_link(&path)? != host {
+            break;
+        }
+        thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let mut sandbox = Sandbox::new();
+    let namespaces = sandbox.spec["linux"]["namespaces"].as_array_mut().expect("a list");
+    namespaces.retain(|namespace| namespace["type"] != "mount");
+    namespaces.push(json!({"type": "mount", "path": path}));
+    sandbox.spec["process"]["oomScoreAdj"] = json!(77);
+    sandbox.script("readlink /proc/self/ns/mnt; cat /proc/self/oom_score_adj; ls /; test -c /dev/null && echo filled");
+    let output = sandbox.output();
+    let joined = fs::read_link(&path)?;
+    holder.kill()?;
+    holder.wait()?;
+    same(output?, format!("{}\n77\nbin\ndev\nproc\nsys\nfilled\n", joined.display()))?;
+    same(fs::read_to_string("/proc/self/mountinfo")? == before, true)
 }
