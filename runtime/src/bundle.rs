@@ -4,7 +4,8 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Capability, Spec};
+use serde_json::{Map, Value};
 
 use crate::mount::Tree;
 use crate::{Error, Result};
@@ -48,12 +49,60 @@ impl Bundle {
         if text.len() as u64 > LARGEST_CONFIG {
             return Err(Error::InvalidSpec { field: "config.json".into(), reason: "larger than 16 MiB".into() });
         }
-        let spec: Spec = serde_json::from_slice(&text)
-            .map_err(|source| Error::ParseSpec { path: config.clone(), source: Box::new(source) })?;
+        let spec =
+            parse(&text).map_err(|source| Error::ParseSpec { path: config.clone(), source: Box::new(source) })?;
         let Some(root) = spec.root() else {
             return Err(Error::InvalidSpec { field: "root".into(), reason: "is missing".into() });
         };
         let root = Root::Path(path.join(root.path()));
         Ok(Self { path, spec, root })
+    }
+}
+
+/// Parses a configuration.
+///
+/// A capability that nobody knows is left out: the specification wants no failure for it. And two flags of the scheduler have
+/// other names in the types than in the specification.
+fn parse(text: &[u8]) -> serde_json::Result<Spec> {
+    let first = match serde_json::from_slice(text) {
+        Err(error) if error.is_data() => error,
+        result => return result,
+    };
+    let mut value: Value = serde_json::from_slice(text)?;
+    let before = value.clone();
+    let Some(process) = value.get_mut("process") else { return Err(first) };
+    for set in process.get_mut("capabilities").and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut) {
+        if let Some(list) = set.as_array_mut() {
+            list.retain(|name| serde_json::from_value::<Capability>(name.clone()).is_ok());
+        }
+    }
+    for flag in process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut).into_iter().flatten() {
+        match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = "SCHED_RESET_ON_FORK".into(),
+            Some("SCHED_FLAG_DL_OVERRUN") => *flag = "SCHED_FLAG_D_L_OVERRUN".into(),
+            _ => {}
+        }
+    }
+    // The first error has the line.
+    if value == before { Err(first) } else { serde_json::from_value(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_knows_is_left_out() {
+        let text = r#"{"ociVersion": "1.3.0", "process": {"user": {"uid": 0, "gid": 0}, "cwd": "/", "capabilities":
+            {"bounding": ["CAP_KILL", "CAP_OF_TOMORROW"]}, "scheduler": {"policy": "SCHED_OTHER", "flags":
+            ["SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_KEEP_POLICY"]}}}"#;
+        let spec = parse(text.as_bytes()).expect("a configuration");
+        let process = spec.process().as_ref().expect("a process");
+        let bounding = process.capabilities().as_ref().and_then(|sets| sets.bounding().clone()).expect("a set");
+        assert_eq!(bounding, [Capability::Kill].into());
+        let flags = process.scheduler().as_ref().and_then(|scheduler| scheduler.flags().clone()).expect("flags");
+        assert_eq!(flags.len(), 3);
+        let wrong = text.replace("SCHED_OTHER", "SCHED_ODD");
+        assert!(parse(wrong.as_bytes()).expect_err("no policy").to_string().contains("SCHED_ODD"));
     }
 }

@@ -136,7 +136,7 @@ impl Runtime for External {
         let mut call = self.call("exec", id)?;
         // Not every binary looks, and one that does not hangs in a paused container.
         let State { status, bundle, .. } = self.state(id)?;
-        if status != Status::Running {
+        if !matches!(status, Status::Created | Status::Running) {
             return Err(Error::WrongStatus { id: id.clone(), operation: "add a process to", status });
         }
         let complete;

@@ -18,7 +18,7 @@ use std::time::SystemTime;
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use crate::cgroup::{Cgroup, Hierarchies};
-use crate::plan::{Filter, Host, Plan, Slot};
+use crate::plan::{Filter, Host, Plan, Slot, Step};
 use crate::sys::mount::Depth;
 use crate::sys::{self, process};
 use crate::{
@@ -125,7 +125,13 @@ impl Native {
         folder: &Folder,
         undo: &mut Undo,
     ) -> Result<Created> {
-        let spec = &bundle.spec;
+        let completed;
+        let spec = if bundle.spec.process().is_some() {
+            &bundle.spec
+        } else {
+            completed = without_program(&bundle.spec);
+            &completed
+        };
         let terminal = spec.process().as_ref().and_then(oci_spec::runtime::Process::terminal) == Some(true);
         match (terminal, options.stdio) {
             (true, Stdio::Fds { .. }) | (false, Stdio::Terminal) => {
@@ -172,6 +178,9 @@ impl Native {
             },
         )?;
 
+        if record.programless {
+            plan.steps.retain(|step| !matches!(step, Step::FindExecutable | Step::Home { .. }));
+        }
         let gate = folder.make_gate()?;
         let cloned;
         let root = match &bundle.root {
@@ -313,6 +322,12 @@ impl Runtime for Native {
         if status != Status::Created {
             return Err(Error::WrongStatus { id: id.clone(), operation: "start", status });
         }
+        if record.programless {
+            return Err(Error::InvalidSpec {
+                field: "process".into(),
+                reason: "is missing, and there is nothing to start".into(),
+            });
+        }
         let hooks = Hooks::of(&record, self.features);
         let result = hooks.start_container(&record.identity).and_then(|()| folder.open_gate(id));
         if let Err(error) = result {
@@ -442,6 +457,16 @@ impl Runtime for Native {
             _ => Err(Error::WrongStatus { id: id.clone(), operation: "resume", status }),
         }
     }
+}
+
+/// A configuration need not have a process as long as the container is not started. What waits then has no rights.
+fn without_program(spec: &Spec) -> Spec {
+    let mut process = Process::default();
+    process.set_args(Some(vec!["/".into()])).set_cwd("/".into()).set_capabilities(None).set_rlimits(None);
+    process.set_terminal(Some(false)).set_no_new_privileges(Some(true)).set_apparmor_profile(None);
+    let mut spec = spec.clone();
+    spec.set_process(Some(process));
+    spec
 }
 
 /// How a child gets into a cgroup.

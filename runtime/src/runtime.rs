@@ -42,7 +42,7 @@ pub trait Runtime: Debug + Send + Sync {
         Err(Error::Unsupported { operation: "resume", id: id.clone() })
     }
 
-    /// Adds a process to a running container, and lets it run: in its namespaces, cgroup and root, with the streams, user and
+    /// Adds a process to a container that runs or waits for its start, and lets it run: in its namespaces, cgroup and root, with the streams, user and
     /// rights that `process` says. It returns once the program is executed, or says why that failed.
     ///
     /// The process is no part of the state; who added it waits for it. It has to be reaped ([`crate::wait`]) whenever it ends,
@@ -50,7 +50,7 @@ pub trait Runtime: Debug + Send + Sync {
     /// ending, too. [`Runtime::delete`] waits a moment for that, and then [`crate::Native`] reaps it itself, so that how it ended is lost.
     ///
     /// Capabilities, limits, `noNewPrivileges` and `oomScoreAdj` that `process` does not name are those of the container's
-    /// configuration. A container that was not started, is paused, or has ended is an [`Error::WrongStatus`].
+    /// configuration. A container that is paused or has ended is an [`Error::WrongStatus`].
     fn exec(&self, id: &ContainerId, process: &Process, options: &ExecOptions<'_>) -> Result<Created> {
         let _ = (process, options);
         Err(Error::Unsupported { operation: "add a process to", id: id.clone() })

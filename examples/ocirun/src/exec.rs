@@ -104,9 +104,12 @@ fn process(native: &Native, id: &ContainerId, arguments: &Exec) -> Result<Proces
         let mut sets = process.capabilities().clone().unwrap_or_else(none);
         let with =
             |set: &Option<Capabilities>| Some(set.iter().flatten().copied().chain(named.iter().copied()).collect());
-        // Not what is inherited, nor what is ambient (CVE-2022-29162).
+        // Not what is inherited (CVE-2022-29162); what is so by the configuration is ambient, too, as with runc.
+        let inherited = sets.inheritable().clone().unwrap_or_default();
+        let ambient = sets.ambient().iter().flatten().chain(named.iter().filter(|name| inherited.contains(name)));
+        let ambient = Some(ambient.copied().collect());
         let (bounding, effective, permitted) = (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
-        sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted);
+        sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted).set_ambient(ambient);
         process.set_capabilities(Some(sets));
     }
     Ok(process)

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{OutputFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{read, write};
 use rustix::termios::{tcgetwinsize, tcsetwinsize};
 
@@ -78,10 +78,16 @@ impl<'a> Bridge<'a> {
     fn new(console: &'a OwnedFd) -> Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(console, FcntlArg::F_GETFL)?);
         fcntl(console, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        // Whoever reads from us gets lines as they were written.
+        let mut inner = tcgetattr(console)?;
+        inner.output_flags.remove(OutputFlags::ONLCR);
+        tcsetattr(console, SetArg::TCSANOW, &inner)?;
         let restore = tcgetattr(io::stdin()).ok();
         if let Some(before) = &restore {
             let mut raw = before.clone();
             cfmakeraw(&mut raw);
+            // It goes on beginning lines at their beginning; the container's terminal leaves that to it, below.
+            raw.output_flags.insert(OutputFlags::OPOST);
             tcsetattr(io::stdin(), SetArg::TCSANOW, &raw)?;
         }
         Ok(Self { console, restore, pending: Vec::new(), input: true, output: true })

@@ -130,7 +130,10 @@ pub(super) fn filesystem(resolver: Resolver, root: i32, filesystem: &Filesystem)
     sys::fsconfig_create(context).map_err(Part::Make.of())?;
     let tree = sys::fsmount(context, filesystem.attributes).map_err(Part::Make.of())?;
     close(context);
-    let target = make(resolver, root, &filesystem.target, true, links).map_err(Part::Target.of())?;
+    let target = make(resolver, root, &filesystem.target, true, links).map_err(|errno| match errno {
+        libc::ELOOP | libc::ENOTDIR if filesystem.no_links => Part::Ordinary.of()(errno),
+        errno => Part::Target.of()(errno),
+    })?;
     if filesystem.kind.as_c_str() != c"proc" && file::filesystem(target)? == PROC_SUPER_MAGIC {
         return Err(Part::InsideProc.of()(libc::EPERM));
     }

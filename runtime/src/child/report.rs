@@ -35,9 +35,10 @@ pub(crate) enum Part {
     Interpreter,
     Execute,
     CopyUp,
+    Ordinary,
 }
 
-const PARTS: [(Part, &str); 19] = [
+const PARTS: [(Part, &str); 20] = [
     (Part::Whole, ""),
     (Part::OpenFilesystem, "open the filesystem"),
     (Part::Parameter, "set an option"),
@@ -57,6 +58,7 @@ const PARTS: [(Part, &str); 19] = [
     (Part::Interpreter, "cannot rule out that the interpreter is a link into /proc"),
     (Part::Execute, ""),
     (Part::CopyUp, "copy what it hides"),
+    (Part::Ordinary, "must be mounted on ordinary directory, which this is not"),
 ];
 
 impl Part {

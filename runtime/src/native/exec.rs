@@ -22,8 +22,9 @@ impl Native {
         let record = folder.load()?;
         let wrong = |status| Error::WrongStatus { id: id.clone(), operation: "add a process to", status };
         let status = folder.status(&record);
-        let (Status::Running, Some(first)) = (status, record.identity.open()) else {
-            return Err(wrong(if status == Status::Running { Status::Stopped } else { status }));
+        let there = matches!(status, Status::Created | Status::Running);
+        let (true, Some(first)) = (there, record.identity.open()) else {
+            return Err(wrong(if there { Status::Stopped } else { status }));
         };
         let cgroup = record.cgroup();
         // The child would stop on its way, and this call with it.

@@ -23,7 +23,7 @@ use crate::{Bundle, ContainerId, Error, Keyring, Result, Root, State, Status, se
 /// The container's record.
 const RECORD: &str = "state.json";
 /// The fifo that a created container waits on. It is removed by `start`.
-const GATE: &CStr = c"start";
+const GATE: &CStr = c"exec.fifo";
 /// Is there while the container is paused.
 const PAUSED: &str = "paused";
 /// The compiled seccomp filter, if there is one.
@@ -32,6 +32,7 @@ const FILTER: &str = "seccomp.bpf";
 /// A container's record, `STATE_ROOT/ID/state.json`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Record {
     oci_version: String,
     id: String,
@@ -69,6 +70,9 @@ pub(super) struct Record {
     /// Whether there is a seccomp filter. Without its file nothing may be added then.
     #[serde(default)]
     filtered: bool,
+    /// Whether there is no program, and so no start.
+    #[serde(default)]
+    pub(super) programless: bool,
     /// Whom the filter asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) listener: Option<Listener>,
@@ -131,6 +135,7 @@ impl Record {
             memory_policy: common.memory_policy.cloned(),
             keyring: keyring == Keyring::New,
             filtered,
+            programless: spec.process().is_none(),
             listener: Listener::of(spec),
             rdt: None,
         })
@@ -336,9 +341,9 @@ impl Folder {
     /// does, and no longer, others can open it for writing.
     pub(super) fn make_gate(&self) -> Result<OwnedFd> {
         let dir = self.dir.as_raw_fd();
-        let error = |errno| self.io("make", "start")(io::Error::from_raw_os_error(errno));
+        let error = |errno| self.io("make", "exec.fifo")(io::Error::from_raw_os_error(errno));
         file::mknodat(dir, GATE, libc::S_IFIFO | 0o600, 0).map_err(error)?;
-        let error = |errno| self.io("open", "start")(io::Error::from_raw_os_error(errno));
+        let error = |errno| self.io("open", "exec.fifo")(io::Error::from_raw_os_error(errno));
         file::openat(dir, GATE, libc::O_RDWR, 0).map(sys::own).map_err(error)
     }
 
@@ -351,13 +356,13 @@ impl Folder {
             Err(libc::ENXIO) => {
                 return Err(Error::WrongStatus { id: id.clone(), operation: "start", status: Status::Stopped });
             }
-            Err(errno) => return Err(self.io("open", "start")(io::Error::from_raw_os_error(errno))),
+            Err(errno) => return Err(self.io("open", "exec.fifo")(io::Error::from_raw_os_error(errno))),
         };
         let error = |operation| move |errno| (operation, io::Error::from_raw_os_error(errno));
         file::unlinkat(dir, GATE)
             .map_err(error("remove"))
             .and_then(|()| file::write(gate.as_raw_fd(), b"s").map_err(error("write to")))
-            .map_err(|(operation, source)| self.io(operation, "start")(source))?;
+            .map_err(|(operation, source)| self.io(operation, "exec.fifo")(source))?;
         Ok(())
     }
 

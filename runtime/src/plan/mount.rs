@@ -302,12 +302,17 @@ impl Planner<'_> {
         let Some(linux) = self.spec.linux() else { return Ok(()) };
         let lists = [("linux.readonlyPaths", linux.readonly_paths()), ("linux.maskedPaths", linux.masked_paths())];
         for (field, paths) in lists {
+            let mut seen = Vec::new();
             for (at, path) in paths.iter().flatten().enumerate() {
                 let field = format!("{field}[{at}]");
                 if !path.starts_with('/') {
                     return Err(invalid(field, format!("{path:?} is not absolute")));
                 }
                 let target = Target::new(Path::new(path), &field)?;
+                if seen.contains(&target) {
+                    continue;
+                }
+                seen.push(target.clone());
                 self.steps.push(if field.starts_with("linux.r") {
                     Step::ReadonlyPath(target)
                 } else {

@@ -96,10 +96,8 @@ impl Program<'_> {
             effective: capabilities.map_or(0, |sets| set(sets.effective())) & permitted,
             inheritable: capabilities.map_or(0, |sets| set(sets.inheritable())) & given & bounding,
         };
-        let ambient = capabilities.map_or(0, |sets| set(sets.ambient())) & given;
-        if ambient & !(sets.permitted & sets.inheritable) != 0 {
-            return Err(invalid("process.capabilities.ambient", "has what permitted and inheritable have not"));
-        }
+        // What cannot be given is left out, as the specification has it.
+        let ambient = capabilities.map_or(0, |sets| set(sets.ambient())) & sets.permitted & sets.inheritable;
         steps.append(&mut label::labels(process, self.host)?);
         steps.push(Step::Bounding(bounding));
         steps.push(Step::WorkingDirectory(self.cwd()?));

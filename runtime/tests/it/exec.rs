@@ -229,10 +229,11 @@ fn stopped() -> Outcome {
     let process = Sandbox::process("true");
     same(matches!(sandbox.exec(&process), Err(Error::NotFound { .. })), true)?;
     let (created, _out, _err) = sandbox.create()?;
-    match sandbox.exec(&process) {
-        Err(Error::WrongStatus { status: Status::Created, .. }) => {}
-        other => return Err(format!("{other:?}").into()),
-    }
+    // It waits for its start, and has all that a process needs.
+    same(
+        sandbox.exec_output(&Sandbox::process("echo here; test $$ = 1 || echo not first"))?.as_str(),
+        "here\nnot first\n",
+    )?;
     sandbox.native.kill(&sandbox.id, libc::SIGKILL, KillTarget::Init)?;
     wait(created.pidfd.as_fd(), created.pid)?;
     match sandbox.exec(&process) {

@@ -28,6 +28,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         privileged("field_a_tmpfs_has_the_mode_of_what_it_hides", tmpfs_mode),
         privileged("field_attributes_hold_below_a_mount", recursive),
         privileged("field_a_mount_namespace_is_joined", joined_mounts),
+        privileged("field_without_a_process_there_is_no_start", programless),
+        privileged("field_a_path_is_masked_once", masked_once),
+        privileged("field_ambient_needs_inheritable", ambient),
         with_ip("field_devices_of_the_network_move", net_devices),
         privileged("field_calls_are_asked_about", notification),
         privileged("field_added_processes_ask_too", added_notification),
@@ -518,4 +521,38 @@ fn joined_mounts() -> Outcome {
     holder.wait()?;
     same(output?, format!("{}\n77\nbin\ndev\nproc\nsys\nfilled\n", joined.display()))?;
     same(fs::read_to_string("/proc/self/mountinfo")? == before, true)
+}
+
+fn programless() -> Outcome {
+    let mut sandbox = Sandbox::new();
+    sandbox.spec.as_object_mut().expect("an object").remove("process");
+    let (created, _out, _err) = sandbox.create()?;
+    same(sandbox.native.state(&sandbox.id)?.status, estiba_runtime::Status::Created)?;
+    match sandbox.native.start(&sandbox.id) {
+        Err(Error::InvalidSpec { field, .. }) => same(field.as_str(), "process")?,
+        other => return Err(format!("{other:?}").into()),
+    }
+    // It still can have guests.
+    let mut process = Sandbox::process("hostname; grep CapBnd /proc/1/status");
+    process["noNewPrivileges"] = json!(true);
+    same(sandbox.exec_output(&process)?.as_str(), "inside\nCapBnd:\t0000000000000000\n")?;
+    sandbox.stop(&created)?;
+    same((sandbox.cgroups().len(), sandbox.native.list()?.len()), (0, 0))
+}
+
+fn masked_once() -> Outcome {
+    let mut sandbox = Sandbox::new();
+    sandbox.spec["linux"]["maskedPaths"] = json!(["/sys/firmware", "/proc/keys", "/sys/firmware/", "/proc/keys"]);
+    sandbox.spec["linux"]["readonlyPaths"] = json!(["/proc/sys", "/proc//sys"]);
+    sandbox.script("for path in /sys/firmware /proc/keys /proc/sys; do grep -c \" $path \" /proc/self/mountinfo; done");
+    same(sandbox.output()?.as_str(), "1\n1\n1\n")
+}
+
+/// The specification wants a configuration to be run whose capabilities cannot be given.
+fn ambient() -> Outcome {
+    let mut sandbox = Sandbox::new();
+    let some = json!(["CAP_CHOWN", "CAP_KILL"]);
+    sandbox.spec["process"]["capabilities"] =
+        json!({"bounding": some, "permitted": some, "effective": some, "inheritable": ["CAP_KILL"], "ambient": some});
+    same(sandbox.script("grep CapAmb /proc/self/status").output()?.as_str(), "CapAmb:\t0000000000000020\n")
 }
