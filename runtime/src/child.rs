@@ -195,6 +195,10 @@ impl Child<'_> {
             Step::Bind { slot, target, guarded, late } => {
                 mount::bind(resolver, made.root, fd(*slot), target, *guarded, late.map(|late| (made.proc, late)))?;
             }
+            Step::BindOwn { source, depth, options, target, late } => {
+                let tree = mount::own_tree(resolver, made.root, source, *depth, options, features)?;
+                mount::bind(resolver, made.root, tree, target, true, late.map(|late| (made.proc, late)))?;
+            }
             Step::Device { target, mode, rdev, uid, gid } => {
                 device::node(resolver, made.root, target, *mode, *rdev, (*uid, *gid))?;
             }

@@ -117,11 +117,11 @@ fn invalid(reason: String) -> Error {
 }
 
 /// Sets attributes and propagation of a detached tree, in as few calls as there are depths.
-pub(crate) fn set_options(tree: &OwnedFd, options: &crate::plan::Options) -> Call {
+pub(crate) fn set_options(tree: i32, options: &crate::plan::Options) -> Call {
     for (depth, attributes) in [(Depth::Top, options.top), (Depth::Recursive, options.recursive)] {
         let propagation = options.propagation.filter(|(_, deep)| *deep == depth).map_or(0, |(kind, _)| kind);
         if !attributes.none() || propagation != 0 {
-            sys::set_attributes(tree.as_raw_fd(), depth, attributes.set, attributes.clear, propagation)?;
+            sys::set_attributes(tree, depth, attributes.set, attributes.clear, propagation)?;
         }
     }
     Ok(())

@@ -180,6 +180,8 @@ struct Planner<'a> {
     steps: Vec<Step>,
     new: u64,
     joined: u64,
+    /// Where something is mounted so far.
+    mounted: Vec<PathBuf>,
 }
 
 const NEW_USER: u64 = libc::CLONE_NEWUSER as u64;
@@ -192,7 +194,8 @@ impl Plan {
     /// Works out the plan, or refuses what the configuration asks for.
     pub(crate) fn new(spec: &Spec, host: &Host<'_>) -> Result<Self> {
         Self::check(spec)?;
-        let mut planner = Planner { spec, host, opens: Vec::new(), steps: Vec::new(), new: 0, joined: 0 };
+        let mut planner =
+            Planner { spec, host, opens: Vec::new(), steps: Vec::new(), new: 0, joined: 0, mounted: Vec::new() };
         planner.namespaces()?;
         let forks = planner.joined & (NEW_USER | NEW_PID) != 0;
         // What the cgroup namespace shows as its root is where its maker was, so it is made after joining.

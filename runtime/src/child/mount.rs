@@ -5,7 +5,8 @@ use std::ffi::CStr;
 use super::copy::copy_up;
 use super::report::{Failure, Part};
 use crate::Features;
-use crate::plan::{Filesystem, Late, Target};
+use crate::mount::set_options;
+use crate::plan::{Filesystem, Late, Options, Target};
 use crate::resolve::{Links, Resolver};
 use crate::sys::Call;
 use crate::sys::file::{self, close};
@@ -153,6 +154,24 @@ pub(super) fn filesystem(resolver: Resolver, root: i32, filesystem: &Filesystem)
 fn octal(mode: u32) -> [u8; 6] {
     let digit = |shift: u32| b'0' + (mode >> shift & 7) as u8;
     [b'0', digit(9), digit(6), digit(3), digit(0), 0]
+}
+
+/// A detached copy of a part of the container's tree.
+pub(super) fn own_tree(
+    resolver: Resolver,
+    root: i32,
+    source: &Target,
+    depth: Depth,
+    options: &Options,
+    features: Features,
+) -> Result<i32, Failure> {
+    let place = resolver.open(root, source.path(), libc::O_PATH, Links::Follow).map_err(Part::Source.of())?;
+    let tree = sys::clone_tree(place, c"", depth).map_err(Part::Copy.of())?;
+    close(place);
+    if features.mount_setattr {
+        set_options(tree, options).map_err(Part::Attributes.of())?;
+    }
+    Ok(tree)
 }
 
 /// Attaches a tree of the parent's. If `guarded`, not inside a procfs, where it could feign what security depends on.

@@ -36,9 +36,10 @@ pub(crate) enum Part {
     Execute,
     CopyUp,
     Ordinary,
+    Source,
 }
 
-const PARTS: [(Part, &str); 20] = [
+const PARTS: [(Part, &str); 21] = [
     (Part::Whole, ""),
     (Part::OpenFilesystem, "open the filesystem"),
     (Part::Parameter, "set an option"),
@@ -59,6 +60,7 @@ const PARTS: [(Part, &str); 20] = [
     (Part::Execute, ""),
     (Part::CopyUp, "copy what it hides"),
     (Part::Ordinary, "must be mounted on ordinary directory, which this is not"),
+    (Part::Source, "open the source"),
 ];
 
 impl Part {

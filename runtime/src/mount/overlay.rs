@@ -175,7 +175,7 @@ pub(super) fn bind(source: &Path, options: &Options, features: Features) -> Resu
     let tree =
         sys::clone_tree(libc::AT_FDCWD, &text(source)?, depth).map(own).map_err(failed(what.clone(), "open_tree"))?;
     if features.mount_setattr {
-        set_options(&tree, options).map_err(failed(what, "mount_setattr"))?;
+        set_options(tree.as_raw_fd(), options).map_err(failed(what, "mount_setattr"))?;
         return Ok(tree);
     }
     if !options.recursive.none() {

@@ -287,7 +287,7 @@ fn open(open: &Open, features: Features) -> Result<OwnedFd> {
         Open::Bind { source, depth, options, field, .. } => {
             let tree = clone_tree(source, *depth, field)?;
             if features.mount_setattr {
-                crate::mount::set_options(&tree, options).map_err(|errno| Error::Mount {
+                crate::mount::set_options(tree.as_raw_fd(), options).map_err(|errno| Error::Mount {
                     what: format!("{} ({field})", source.display()),
                     call: "mount_setattr",
                     source: io::Error::from_raw_os_error(errno),

@@ -121,8 +121,10 @@ impl Planner<'_> {
         if options.bind.is_some() {
             let source = mount.source().as_ref().ok_or_else(|| invalid(field, "a bind needs a source"))?;
             let source = self.host.bundle.join(source);
+            self.mounted.push(destination);
             return self.bind(source, target, options, idmap, field, root_propagation);
         }
+        self.mounted.push(destination);
         if matches!(kind, "cgroup" | "cgroup2") {
             return self.cgroups(&target, options, field, deferred);
         }
@@ -250,9 +252,22 @@ impl Planner<'_> {
         };
         let depth = options.bind.unwrap_or_default();
         let proc = target.path().to_bytes().starts_with(b"proc/") || target.path() == c"proc";
+        if let (Some(source), None) = (self.own(&source), &idmap) {
+            let source = Target::new(&source, field)?;
+            self.steps.push(Step::BindOwn { source, depth, options, target, late });
+            return Ok(());
+        }
         let slot = self.open(Open::Bind { source, depth, options, idmap, field: field.to_owned() });
         self.steps.push(Step::Bind { slot, target, guarded: !proc, late });
         Ok(())
+    }
+
+    /// A source that lies in the container's root, and there in what was mounted before: it is found once that is.
+    fn own(&self, source: &Path) -> Option<PathBuf> {
+        let inner = clean(source).strip_prefix(clean(self.host.root_path?)).ok().map(clean)?;
+        // The one that is being made is the last.
+        let (_, before) = self.mounted.split_last()?;
+        before.iter().any(|place| inner.starts_with(place)).then_some(inner)
     }
 
     /// The container's own folders of the cgroup hierarchies. Whether there is a cgroup namespace or not, they are its roots.

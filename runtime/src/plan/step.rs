@@ -4,7 +4,8 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::path::PathBuf;
 
-use super::{Slot, Target};
+use super::{Options, Slot, Target};
+use crate::sys::mount::Depth;
 use crate::sys::process::CapabilitySets;
 use crate::sys::schedule::Attributes;
 
@@ -59,6 +60,8 @@ pub(crate) enum Step {
     Mount(Filesystem),
     /// Attaches a tree that the parent opened.
     Bind { slot: Slot, target: Target, guarded: bool, late: Option<Late> },
+    /// Attaches a copy of a part of the container's own tree.
+    BindOwn { source: Target, depth: Depth, options: Options, target: Target, late: Option<Late> },
     /// Makes a device node.
     Device { target: Target, mode: u32, rdev: u64, uid: u32, gid: u32 },
     /// Makes a symbolic link; `replace` one that is there.
@@ -193,6 +196,7 @@ impl fmt::Display for Step {
             Self::AttachRoot { at } => write!(f, "mount the root at {}", text(at)),
             Self::Mount(filesystem) => write!(f, "mount {} at {}", text(&filesystem.kind), filesystem.target.show()),
             Self::Bind { target, .. } => write!(f, "bind at {}", target.show()),
+            Self::BindOwn { source, target, .. } => write!(f, "bind {} at {}", source.show(), target.show()),
             Self::Device { target, .. } => write!(f, "make the device {}", target.show()),
             Self::Link { target, .. } => write!(f, "make the link {}", target.show()),
             Self::OpenRoot => f.write_str("open the root"),

@@ -31,6 +31,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         privileged("field_without_a_process_there_is_no_start", programless),
         privileged("field_a_path_is_masked_once", masked_once),
         privileged("field_ambient_needs_inheritable", ambient),
+        privileged("field_what_was_mounted_before_can_be_bound", own_source),
         with_ip("field_devices_of_the_network_move", net_devices),
         privileged("field_calls_are_asked_about", notification),
         privileged("field_added_processes_ask_too", added_notification),
@@ -555,4 +556,23 @@ fn ambient() -> Outcome {
     sandbox.spec["process"]["capabilities"] =
         json!({"bounding": some, "permitted": some, "effective": some, "inheritable": ["CAP_KILL"], "ambient": some});
     same(sandbox.script("grep CapAmb /proc/self/status").output()?.as_str(), "CapAmb:\t0000000000000020\n")
+}
+
+fn own_source() -> Outcome {
+    let mut sandbox = Sandbox::new();
+    let folder = owned(&sandbox)?;
+    let inside = sandbox.rootfs().join("data");
+    let list = sandbox.spec["mounts"].as_array_mut().expect("a list");
+    list.push(json!({"destination": "/data", "type": "bind", "source": folder, "options": ["bind"]}));
+    list.push(json!({"destination": "/again", "type": "bind", "source": inside.join("file"), "options": ["bind", "ro", "nosuid"]}));
+    sandbox.script("cat /again; echo; grep ' /again ' /proc/self/mountinfo | busybox awk '{print $6}'; echo y > /again || echo refused");
+    let ended = sandbox.run()?;
+    same(ended.stdout.as_str(), "x\nro,nosuid,relatime\nrefused\n")?;
+    // What is a link inside is one of the container's.
+    std::os::unix::fs::symlink("/etc/hostname", folder.join("link"))?;
+    sandbox.spec["mounts"][8]["source"] = json!(inside.join("link"));
+    match sandbox.create() {
+        Err(Error::Setup { source, .. }) => same(source.raw_os_error(), Some(libc::ENOENT)),
+        other => Err(format!("{other:?}").into()),
+    }
 }
