@@ -277,9 +277,19 @@ pub enum Error {
         /// What it should be: "regular file" or "folder".
         expected: &'static str,
     },
+    /// Something with a registry failed.
+    #[cfg(feature = "registry")]
+    #[error("cannot {what}")]
+    Registry {
+        /// What was tried: "pull docker.io/library/alpine:latest".
+        what: String,
+        /// What went wrong.
+        #[source]
+        problem: Box<crate::RegistryProblem>,
+    },
     /// An image that is in a registry.
     #[error(
-        "cannot fetch {reference}: registries are not supported yet; run `skopeo copy docker://{reference} oci:DIR:TAG`, then use oci:DIR:TAG"
+        "cannot fetch {reference} from here: use `Registry::pull`, or run `skopeo copy docker://{reference} oci:DIR:TAG`, then use oci:DIR:TAG"
     )]
     RegistryUnsupported {
         /// The image.
@@ -296,6 +306,11 @@ impl Error {
             io::ErrorKind::PermissionDenied => Self::Permission { operation, path, source },
             _ => Self::Io { operation, path, source },
         }
+    }
+
+    #[cfg(feature = "registry")]
+    pub(crate) fn registry(what: &str, problem: crate::RegistryProblem) -> Self {
+        Self::Registry { what: what.to_owned(), problem: Box::new(problem) }
     }
 
     /// The error that a reader of this crate put into an `io::Error`, or else `BlobRead`.

@@ -19,6 +19,8 @@ mod oci_archive;
 mod platform;
 mod provider;
 mod reference;
+#[cfg(feature = "registry")]
+mod registry;
 mod save;
 mod source;
 mod stored;
@@ -41,6 +43,11 @@ pub use oci_archive::OciArchive;
 pub use platform::Platform;
 pub use provider::{ContentStore, Ingest, MAX_DOCUMENT, Provider, read_blob};
 pub use reference::Reference;
+#[cfg(feature = "registry")]
+pub use registry::{
+    BlobState, Credential, Credentials, Event, Mirror, Progress, Proxies, Pulled, Pulls, Push, Registries, Registry,
+    RegistryProblem, Rule, Settings as RegistrySettings, Tap, Taps,
+};
 pub use save::Export;
 pub use source::{Imported, Source};
 pub use stored::{Found, Stored, StoredPlatform, short_id};

@@ -171,7 +171,7 @@ impl Kind {
 }
 
 /// Parses a manifest or an index of which a descriptor is known.
-fn parse<T: for<'de> Deserialize<'de>>(raw: &[u8], kind: Kind, descriptor: &Descriptor) -> Result<T> {
+pub(crate) fn parse<T: for<'de> Deserialize<'de>>(raw: &[u8], kind: Kind, descriptor: &Descriptor) -> Result<T> {
     let what = format!("{} {}", kind.name(), descriptor.digest());
     if let Some(found) = check_document(raw, kind, &what)?
         && found != descriptor.media_type().as_ref()
