@@ -21,6 +21,8 @@ mod monitor;
 mod process;
 mod record;
 mod records;
+#[cfg(feature = "registry")]
+mod registry;
 mod repair;
 mod request;
 mod running;

@@ -9,8 +9,8 @@ use estiba_engine::{Config, Engine, ShimProgram, SnapshotterKind};
 
 use crate::commands::{
     attach, cleanup, commit, cp, create, diff, events, exec, export, history, images, import, info, inspect, kill,
-    load, logs, monitor, pause, port, prune, ps, rename, restart, rm, rmi, run, save, start, stats, stop, system_df,
-    tag, top, update, version, volume, wait,
+    load, login, logs, monitor, pause, port, prune, ps, pull, push, rename, restart, rm, rmi, run, save, start, stats,
+    stop, system_df, tag, top, update, version, volume, wait,
 };
 use crate::failure::{ENGINE, Failure, Result, one_line};
 use crate::flags;
@@ -92,6 +92,10 @@ enum Command {
     Load(load::Load),
     Import(import::Import),
     Save(save::Save),
+    Pull(pull::Pull),
+    Push(push::Push),
+    Login(login::Login),
+    Logout(login::Logout),
     Tag(tag::Tag),
     Rmi(rmi::Rmi),
     History(history::History),
@@ -153,6 +157,8 @@ enum Image {
     #[command(visible_alias = "list")]
     Ls(images::Images),
     Prune(prune::PruneImages),
+    Pull(pull::Pull),
+    Push(push::Push),
     #[command(visible_alias = "remove")]
     Rm(rmi::Rmi),
     Save(save::Save),
@@ -264,6 +270,10 @@ impl Command {
             Self::Load(command) | Self::Image(Image::Load(command)) => command.execute(engine).await,
             Self::Save(command) | Self::Image(Image::Save(command)) => command.execute(engine).await,
             Self::Tag(command) | Self::Image(Image::Tag(command)) => command.execute(engine).await,
+            Self::Pull(command) | Self::Image(Image::Pull(command)) => command.execute(engine).await,
+            Self::Push(command) | Self::Image(Image::Push(command)) => command.execute(engine).await,
+            Self::Login(command) => command.execute().await,
+            Self::Logout(command) => command.execute().await,
             Self::Rmi(command) | Self::Image(Image::Rm(command)) => command.execute(engine).await,
             Self::History(command) | Self::Image(Image::History(command)) => command.execute(engine).await,
             Self::Image(Image::Inspect(command)) => command.execute(engine, place).await,

@@ -16,11 +16,13 @@ mod options;
 mod output;
 mod platform;
 mod quantity;
+mod registry;
 mod session;
 mod signals;
 mod size;
 mod template;
 mod terminal;
+mod transfer;
 mod view;
 mod volume;
 

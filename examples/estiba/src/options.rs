@@ -37,6 +37,12 @@ pub(crate) struct Options {
     /// Take a default capability from it (ALL)
     #[arg(long, value_name = "CAPABILITY")]
     cap_drop: Vec<String>,
+    /// When the image is fetched from a registry
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "missing")]
+    pull: image::Pull,
+    /// Do not say how far the image has come
+    #[arg(short, long)]
+    quiet: bool,
     /// Write the container's id to a new file
     #[arg(long, value_name = "FILE")]
     cidfile: Option<PathBuf>,
@@ -338,7 +344,7 @@ impl Prepared {
         let Self { new_privileges, mut env, labels, sysctls, mounts, log, health, runtime, limits, options } = self;
         let mut words = words.words.into_iter();
         let reference = words.next().unwrap_or_default();
-        let image = image::find(engine, &reference).await?;
+        let image = image::find(engine, &reference, options.pull, options.quiet).await?;
         if reference == embedded::REFERENCE {
             env.extend(embedded::variable());
         }

@@ -57,6 +57,26 @@ fn restore() {
     }
 }
 
+/// Keys are not shown while this lives.
+#[derive(Debug)]
+pub(crate) struct Hidden(Termios);
+
+/// Hides what is typed on the terminal on stdin.
+pub(crate) fn hide() -> io::Result<Hidden> {
+    use rustix::termios::LocalModes;
+    let mode = tcgetattr(stdin())?;
+    let mut silent = mode.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(stdin(), OptionalActions::Flush, &silent)?;
+    Ok(Hidden(mode))
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        let _ = tcsetattr(stdin(), OptionalActions::Now, &self.0);
+    }
+}
+
 /// Columns and rows of the terminal on stdin, else of the one on stdout.
 pub(crate) fn size() -> Option<(u16, u16)> {
     let size = tcgetwinsize(stdin()).or_else(|_| tcgetwinsize(io::stdout())).ok()?;

@@ -1,32 +1,53 @@
 //! The image that a person means.
 
+use std::io::{self, Write as _};
 use std::path::Path;
 
-use estiba_engine::image::Source;
+use estiba_engine::image::{Reference, Source};
 use estiba_engine::{Engine, Image};
 
 use crate::embedded;
 use crate::failure::{Failure, Result};
+use crate::registry;
+use crate::transfer::Output;
+
+/// When an image is fetched from a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum Pull {
+    /// If it is not there.
+    #[default]
+    Missing,
+    /// In any case.
+    Always,
+    /// It is not.
+    Never,
+}
 
 /// What stands before the colon of a reference to something else than a registry.
 const TRANSPORTS: [&str; 3] = ["oci:", "oci-archive:", "docker-archive:"];
 
 /// Finds an image: the embedded one, one in a file or folder, or one that is there by name or id.
-pub(crate) async fn find(engine: &Engine, reference: &str) -> Result<Image> {
+pub(crate) async fn find(engine: &Engine, reference: &str, when: Pull, quiet: bool) -> Result<Image> {
     if reference == embedded::REFERENCE {
         return Ok(engine.import_bytes(embedded::ARCHIVE, embedded::REFERENCE).await?);
     }
     if let Some(advice) = advice(reference) {
         return Err(Failure::new(advice));
     }
-    if !TRANSPORTS.iter().any(|transport| reference.starts_with(transport))
-        && let Ok(image) = engine.image(reference).await
-    {
-        return Ok(image);
+    if TRANSPORTS.iter().any(|transport| reference.starts_with(transport)) {
+        return Ok(engine.import(reference.parse::<Source>()?).await?);
     }
-    // What is not there by name is said by the import.
-    let source: Source = reference.parse()?;
-    Ok(engine.import(source).await?)
+    let there = engine.image(reference).await;
+    match (when, there) {
+        (Pull::Missing | Pull::Never, Ok(image)) => Ok(image),
+        (Pull::Never, Err(error)) => Err(error.into()),
+        (Pull::Missing, Err(_)) => {
+            let name: Reference = reference.parse()?;
+            let _ = writeln!(io::stderr(), "Unable to find image '{}' locally", name.familiar());
+            registry::pull(engine, &name, quiet, Output::Errors).await
+        }
+        (Pull::Always, _) => registry::pull(engine, &reference.parse()?, quiet, Output::Errors).await,
+    }
 }
 
 /// What to write instead of something that is no reference.

@@ -46,10 +46,6 @@ pub(crate) struct Unsupported {
     #[arg(short = 'P', long, hide = true)]
     publish_all: bool,
     #[arg(long, hide = true)]
-    pull: Option<String>,
-    #[arg(short, long, hide = true)]
-    quiet: bool,
-    #[arg(long, hide = true)]
     userns: Option<String>,
     #[arg(long, hide = true)]
     uts: Option<String>,
@@ -88,11 +84,6 @@ impl Unsupported {
             ("--uts", !is_private(&self.uts), for_host),
             ("--userns", self.userns.as_deref().is_some_and(|mode| mode != "host"), for_host),
             ("--platform", !is_platform(&self.platform), "only images for this machine are run: leave it away"),
-            (
-                "--pull",
-                self.pull.as_deref().is_some_and(|when| !matches!(when, "missing" | "never")),
-                "images are not fetched from registries yet: use `skopeo copy` and oci:DIR",
-            ),
             ("--volumes-from", !self.volumes_from.is_empty(), "name the folders by -v"),
         ] {
             if given {
