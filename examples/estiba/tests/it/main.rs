@@ -16,6 +16,7 @@ mod need;
 mod processes;
 mod pty;
 mod refusals;
+mod registry;
 mod running;
 mod runtimes;
 mod sessions;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     trials.extend(sessions::trials());
     trials.extend(files::trials());
     trials.extend(sources::trials());
+    trials.extend(registry::trials());
     trials.extend(terminal::trials());
     trials.extend(limits::trials());
     trials.extend(runtimes::trials());
