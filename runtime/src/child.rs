@@ -14,8 +14,10 @@ pub(crate) use report::{Message, Part};
 use crate::Features;
 use crate::child::mount::Way;
 use crate::child::report::Failure;
+use crate::mount::set_options;
 use crate::plan::{Plan, Slot, Step};
 use crate::resolve::Resolver;
+use crate::sys::mount::Depth;
 use crate::sys::process::CLONE_NEWTIME;
 use crate::sys::{Call, file, process, schedule, socket, terminal};
 
@@ -149,10 +151,12 @@ impl Child<'_> {
                 }
             }
             Step::AwaitMappings => wait(socket)?,
-            Step::BecomeRoot => {
+            Step::BecomeRoot { groups } => {
                 process::setgid(0)?;
                 process::setuid(0)?;
-                process::setgroups(&[])?;
+                if *groups {
+                    process::setgroups(&[])?;
+                }
             }
             Step::UnshareCgroup => process::unshare(libc::CLONE_NEWCGROUP as u64)?,
             Step::OomScore(value) => {
@@ -190,10 +194,23 @@ impl Child<'_> {
             Step::Sysctl { path, value } => mount::sysctl(resolver, &mut made.proc, path, value)?,
             Step::PrivateProc => mount::private_proc(&mut made.proc)?,
             Step::PrivateMounts => mount::private()?,
-            Step::AttachRoot { at } => made.root = mount::attach_root(fd(Slot::ROOT), at)?,
+            Step::AttachRoot { at, from } => {
+                let tree = match from {
+                    Some(path) => mount::host_tree(path, Depth::Recursive)?,
+                    None => fd(Slot::ROOT),
+                };
+                made.root = mount::attach_root(tree, at)?;
+            }
             Step::Mount(filesystem) => mount::filesystem(resolver, made.root, filesystem)?,
             Step::Bind { slot, target, guarded, late } => {
                 mount::bind(resolver, made.root, fd(*slot), target, *guarded, late.map(|late| (made.proc, late)))?;
+            }
+            Step::BindHost { source, depth, options, target, guarded, late } => {
+                let tree = mount::host_tree(source, *depth)?;
+                if features.mount_setattr {
+                    set_options(tree, options).map_err(Part::Attributes.of())?;
+                }
+                mount::bind(resolver, made.root, tree, target, *guarded, late.map(|late| (made.proc, late)))?;
             }
             Step::BindOwn { source, depth, options, target, late } => {
                 let tree = mount::own_tree(resolver, made.root, source, *depth, options, features)?;

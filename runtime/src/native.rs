@@ -114,7 +114,15 @@ impl Native {
             })?,
             None => &format!("/{id}"),
         };
-        Cgroup::create(hierarchies, path, resources).map(Some)
+        match Cgroup::create(hierarchies, path, resources) {
+            // Without root there is one only where somebody has been given a part of the tree.
+            Err(Error::Io { source, .. })
+                if resources.is_none() && source.kind() == std::io::ErrorKind::PermissionDenied && !privileged()? =>
+            {
+                Ok(None)
+            }
+            result => result.map(Some),
+        }
     }
 
     fn make(
@@ -155,6 +163,7 @@ impl Native {
             folder.store_filter(filter)?;
         }
 
+        let rootless = !privileged()?;
         let Joining { tasks, unified } = Joining::new(cgroup, self.features)?;
         let root_path = spec.root().as_ref().map(|root| bundle.path.join(root.path())).filter(|path| path.is_dir());
         let mut plan = Plan::new(
@@ -172,6 +181,7 @@ impl Native {
                 root_switch: options.root_switch,
                 root_path: root_path.as_deref(),
                 filter: filter.as_ref().map(Filter::of),
+                rootless,
                 apparmor: label::apparmor(),
                 selinux: label::selinux(),
                 kcore: Path::new("/proc/kcore").exists(),
@@ -184,6 +194,8 @@ impl Native {
         let gate = folder.make_gate()?;
         let cloned;
         let root = match &bundle.root {
+            // The child opens it.
+            Root::Path(_) if rootless => gate.as_fd(),
             Root::Detached(tree) => tree.as_fd(),
             Root::Path(path) => {
                 cloned = launch::clone_tree(path, Depth::Recursive, "root")?;
@@ -218,7 +230,7 @@ impl Native {
         undo.process = Some(copy(&started.pidfd)?);
         let mut adopted = !plan.forks;
         if adopted {
-            adopt(spec, &plan, &mut record, folder, &socket, started.pid)?;
+            adopt(rootless, spec, &plan, &mut record, folder, &socket, started.pid)?;
         }
         let mut console = None;
         let mut ready = false;
@@ -237,7 +249,7 @@ impl Native {
                     started.pidfd = process::pidfd_open(pid).map_err(launch::system("open a pidfd"))?;
                     started.pid = pid;
                     undo.process = Some(copy(&started.pidfd)?);
-                    adopt(spec, &plan, &mut record, folder, &socket, pid)?;
+                    adopt(rootless, spec, &plan, &mut record, folder, &socket, pid)?;
                     adopted = true;
                 }
                 Event::Console(fd) => console = Some(fd),
@@ -284,14 +296,23 @@ impl Native {
 ///
 /// The child goes on meanwhile; it reads the last answer only when it is ready. Without that, and so without a record, it does not
 /// wait for a start that might never come.
-fn adopt(spec: &Spec, plan: &Plan, record: &mut Record, folder: &Folder, socket: &OwnedFd, pid: i32) -> Result<()> {
+fn adopt(
+    rootless: bool,
+    spec: &Spec,
+    plan: &Plan,
+    record: &mut Record,
+    folder: &Folder,
+    socket: &OwnedFd,
+    pid: i32,
+) -> Result<()> {
     if plan.in_user_namespace
+        && !rootless
         && let Some(process) = spec.process()
     {
         launch::privileged(process, pid)?;
     }
     if plan.mappings {
-        launch::write_mappings(spec, pid)?;
+        launch::write_mappings(spec, pid, rootless)?;
         launch::answer(socket)?;
     }
     if let Some(rdt) = &record.rdt {
@@ -563,6 +584,12 @@ fn copy(fd: &OwnedFd) -> Result<OwnedFd> {
 /// The capabilities that this process can give.
 fn permitted() -> Result<u64> {
     process::capabilities().map(|sets| sets.permitted).map_err(launch::system("read the capabilities"))
+}
+
+/// Whether this process may do what only root can.
+fn privileged() -> Result<bool> {
+    const SYS_ADMIN: u64 = 1 << 21;
+    process::capabilities().map(|sets| sets.effective & SYS_ADMIN != 0).map_err(launch::system("read the capabilities"))
 }
 
 /// The cgroup's folders with the names that they have below `/sys/fs/cgroup`.

@@ -19,7 +19,7 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, LinuxResources, Process, Spec};
 
 pub(crate) use mount::id_map;
 pub(crate) use option::{Options, parse as parse_options};
@@ -78,6 +78,8 @@ pub(crate) struct Host<'a> {
     pub(crate) root_path: Option<&'a Path>,
     /// Whether there is a seccomp filter to load.
     pub(crate) filter: Option<Filter>,
+    /// Whether the calling process has no privileges: then only the child can mount anything, in a user namespace of its own.
+    pub(crate) rootless: bool,
     /// Whether AppArmor gives profiles to programs.
     pub(crate) apparmor: bool,
     /// Whether `SELinux` gives labels to programs and files.
@@ -205,7 +207,11 @@ impl Plan {
             // Its clocks can be set as long as nobody is in it.
             flags &= !CLONE_NEWTIME;
         }
-        planner.steps.push(Step::NotDumpable);
+        if host.rootless {
+            planner.check_rootless()?;
+        } else {
+            planner.steps.push(Step::NotDumpable);
+        }
         if host.tasks > 0 {
             planner.steps.push(Step::JoinCgroups { count: host.tasks });
         }
@@ -222,8 +228,16 @@ impl Plan {
         if mappings {
             planner.steps.push(Step::AwaitMappings);
         }
+        if host.rootless {
+            // Its files in /proc are its user's as long as it is dumpable. Nobody else is in its user namespace yet.
+            planner.steps.append(&mut planner.program()?.early()?);
+            planner.steps.append(&mut priorities(planner.process()?)?);
+        }
         if (planner.new | planner.joined) & NEW_USER != 0 {
-            planner.steps.push(Step::BecomeRoot);
+            planner.steps.push(Step::BecomeRoot { groups: planner.has_groups() });
+        }
+        if host.rootless {
+            planner.steps.push(Step::NotDumpable);
         }
         if planner.new & NEW_CGROUP != 0 {
             planner.steps.push(Step::UnshareCgroup);
@@ -348,7 +362,13 @@ impl Planner<'_> {
 
     fn program(&self) -> Result<Program<'_>> {
         let common = Common::of(self.spec);
-        Ok(Program { process: self.process()?, common, host: self.host, in_user_namespace: self.in_user_namespace() })
+        Ok(Program {
+            process: self.process()?,
+            common,
+            host: self.host,
+            in_user_namespace: self.in_user_namespace(),
+            has_groups: self.has_groups(),
+        })
     }
 
     /// Whether there are devices to move.
@@ -378,6 +398,30 @@ impl Planner<'_> {
             names.push(new);
         }
         Ok(!devices.is_empty())
+    }
+
+    /// What cannot be done without privileges.
+    fn check_rootless(&self) -> Result<()> {
+        let linux = self.spec.linux().as_ref();
+        if self.new & NEW_USER == 0 {
+            return Err(invalid("linux.namespaces", "without root, a new user namespace is needed"));
+        }
+        if self.joined != 0 {
+            return Err(unsupported("linux.namespaces", "joining namespaces without root"));
+        }
+        if linux.is_some_and(|linux| linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())) {
+            return Err(unsupported("linux.netDevices", "moving devices takes root"));
+        }
+        if linux.is_some_and(|linux| linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty())) {
+            return Err(unsupported("linux.timeOffsets", "setting clocks takes root"));
+        }
+        Ok(())
+    }
+
+    /// Whether groups can be set in the user namespace: not where somebody maps only himself.
+    fn has_groups(&self) -> bool {
+        let list = self.spec.linux().as_ref().and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
+        !(self.host.rootless && alone(list))
     }
 
     /// The lines of `timens_offsets`.
@@ -483,6 +527,11 @@ impl Planner<'_> {
     }
 }
 
+/// Whether mappings map one id, which anybody may do with his own.
+pub(crate) fn alone(mappings: &[LinuxIdMapping]) -> bool {
+    matches!(mappings, [one] if one.size() == 1)
+}
+
 /// The `CLONE_NEW…` of a namespace.
 pub(crate) fn kind(namespace: LinuxNamespaceType) -> u64 {
     match namespace {
@@ -543,6 +592,7 @@ pub(crate) mod tests {
             root_switch: RootSwitch::Pivot,
             root_path: None,
             filter: Some(Filter::Decides),
+            rootless: false,
             apparmor: false,
             selinux: false,
             kcore: false,
@@ -630,7 +680,7 @@ pub(crate) mod tests {
             .collect();
         assert_eq!(paths, [(1, Some("/u")), (0, Some("/n"))]);
         let fork = place(&plan, |step| matches!(step, Step::Fork { flags } if *flags == NEW_MOUNT | NEW_UTS));
-        assert!(fork < place(&plan, |step| *step == Step::BecomeRoot));
+        assert!(fork < place(&plan, |step| matches!(step, Step::BecomeRoot { .. })));
     }
 
     #[test]

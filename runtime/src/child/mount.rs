@@ -156,6 +156,11 @@ fn octal(mode: u32) -> [u8; 6] {
     [b'0', digit(9), digit(6), digit(3), digit(0), 0]
 }
 
+/// A detached copy of a part of the host's tree.
+pub(super) fn host_tree(path: &CStr, depth: Depth) -> Result<i32, Failure> {
+    sys::clone_tree(libc::AT_FDCWD, path, depth).map_err(Part::Source.of())
+}
+
 /// A detached copy of a part of the container's tree.
 pub(super) fn own_tree(
     resolver: Resolver,

@@ -7,7 +7,7 @@ use oci_spec::runtime::Process;
 use super::label;
 use super::launch::{self, Event, Launch, Started};
 use super::record::{Folder, Record};
-use super::{Joining, Native, permitted};
+use super::{Joining, Native, permitted, privileged};
 use crate::plan::{Filter, Host, Plan, Slot};
 use crate::sys::{self, process as sys_process};
 use crate::{ContainerId, Created, Error, ExecOptions, Keyring, Result, RootSwitch, Status, Stdio};
@@ -55,6 +55,7 @@ impl Native {
             root_switch: RootSwitch::Pivot,
             root_path: None,
             filter: filter.as_ref().map(Filter::of),
+            rootless: !privileged()?,
             apparmor: label::apparmor(),
             selinux: label::selinux(),
             kcore: false,

@@ -6,11 +6,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
 
 use crate::child::{self, Child, Message, Part};
-use crate::plan::{IdMap, Open, Plan, Step, id_map, limits, priorities};
+use crate::plan::{IdMap, Open, Plan, Step, alone, id_map, limits, priorities};
 use crate::sys::mount::{self, Depth};
 use crate::sys::process::{self, CloneRequest, Strings};
 use crate::sys::{self, file, own, schedule, socket};
@@ -311,12 +312,43 @@ pub(super) fn clone_tree(path: &Path, depth: Depth, field: &str) -> Result<Owned
 }
 
 /// Writes the mappings of the child's user namespace.
-pub(super) fn write_mappings(spec: &Spec, pid: i32) -> Result<()> {
+///
+/// Without root one may map one's own user and group; all else is done by `newuidmap` and `newgidmap`, as far as `/etc/subuid` and
+/// `/etc/subgid` allow it.
+pub(super) fn write_mappings(spec: &Spec, pid: i32, rootless: bool) -> Result<()> {
     let Some(linux) = spec.linux() else { return Ok(()) };
-    for (name, mappings) in [("uid_map", linux.uid_mappings()), ("gid_map", linux.gid_mappings())] {
-        write_proc(pid, name, &id_map(mappings.as_deref().unwrap_or_default()))?;
+    let lists = [
+        ("uid_map", "newuidmap", "linux.uidMappings", linux.uid_mappings()),
+        ("gid_map", "newgidmap", "linux.gidMappings", linux.gid_mappings()),
+    ];
+    for (name, program, field, mappings) in lists {
+        let mappings = mappings.as_deref().unwrap_or_default();
+        if rootless && !alone(mappings) {
+            map_by(program, field, pid, mappings)?;
+            continue;
+        }
+        if rootless && name == "gid_map" {
+            write_proc(pid, "setgroups", "deny")?;
+        }
+        write_proc(pid, name, &id_map(mappings))?;
     }
     Ok(())
+}
+
+/// [`newuidmap(1)`](https://man7.org/linux/man-pages/man1/newuidmap.1.html).
+fn map_by(program: &'static str, field: &str, pid: i32, mappings: &[LinuxIdMapping]) -> Result<()> {
+    let numbers = mappings.iter().flat_map(|one| [one.container_id(), one.host_id(), one.size()]);
+    let output = Command::new(program)
+        .arg(pid.to_string())
+        .args(numbers.map(|number| number.to_string()))
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| Error::Io { operation: "execute", path: program.into(), source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+    Err(Error::InvalidSpec { field: field.into(), reason: format!("{program} refuses it: {complaint}") })
 }
 
 /// What only the host's privileges can do for a child in a user namespace.

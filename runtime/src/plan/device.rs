@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxDeviceType;
 
-use super::{NEW_USER, Open, Options, Planner, Step, Target, invalid, unsupported};
+use super::{NEW_USER, Open, Options, Planner, Step, Target, c_path, invalid, unsupported};
 use crate::Result;
 use crate::sys::mount::Depth;
 
@@ -110,6 +110,12 @@ impl Planner<'_> {
         // A user namespace may not make devices: it is shown the host's.
         if node.mode & libc::S_IFMT == libc::S_IFIFO {
             return Err(unsupported(field, "a fifo in a user namespace"));
+        }
+        if self.host.rootless {
+            let source = c_path(&node.path, field)?;
+            let (depth, options) = (Depth::Top, Options::default());
+            self.steps.push(Step::BindHost { source, depth, options, target, guarded: true, late: None });
+            return Ok(());
         }
         let slot = self.open(Open::Bind {
             source: node.path,

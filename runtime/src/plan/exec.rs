@@ -28,11 +28,17 @@ impl Plan {
     ) -> Result<Self> {
         refusal::process(process)?;
         let in_user_namespace = namespaces & NEW_USER != 0;
-        let program = Program { process, common, host, in_user_namespace };
-        let mut steps = vec![Step::NotDumpable];
+        let program = Program { process, common, host, in_user_namespace, has_groups: !host.rootless };
+        let mut early = program.early()?;
+        let mut steps = Vec::new();
+        if host.rootless {
+            // Afterwards its files in /proc are root's. Nobody sees it yet.
+            steps.append(&mut early);
+        }
+        steps.push(Step::NotDumpable);
         let (before, after) = schedule::affinity(process)?;
         steps.extend(before);
-        steps.append(&mut program.early()?);
+        steps.append(&mut early);
         if host.tasks > 0 {
             steps.push(Step::JoinCgroups { count: host.tasks });
         }
@@ -52,7 +58,7 @@ impl Plan {
         // A deadline does not survive the making of a process.
         steps.append(&mut priorities);
         if in_user_namespace {
-            steps.push(Step::BecomeRoot);
+            steps.push(Step::BecomeRoot { groups: !host.rootless });
         }
         debug_assert_ne!(namespaces & NEW_MOUNT, 0, "no container is without one");
         steps.push(Step::OpenRoot);
@@ -107,7 +113,7 @@ mod tests {
             let root = place(&plan, |step| *step == Step::OpenRoot);
             assert!(entered < root);
             assert!(root < place(&plan, |step| matches!(step, Step::WorkingDirectory(_))));
-            assert_eq!(plan.steps.contains(&Step::BecomeRoot), plan.in_user_namespace);
+            assert_eq!(plan.steps.contains(&Step::BecomeRoot { groups: true }), plan.in_user_namespace);
         }
     }
 

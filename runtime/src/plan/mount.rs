@@ -41,7 +41,12 @@ impl Planner<'_> {
             _ => c"/".to_owned(),
         };
         let elsewhere = at.as_c_str() != c"/";
-        self.steps.push(Step::AttachRoot { at });
+        let from = match self.host.root_path {
+            Some(path) if self.host.rootless => Some(c_path(path, "root.path")?),
+            None if self.host.rootless => return Err(invalid("root.path", "without root, a folder is needed")),
+            _ => None,
+        };
+        self.steps.push(Step::AttachRoot { at, from });
         let mut deferred = Vec::new();
         let mounts = self.spec.mounts().as_deref().unwrap_or_default();
         for (at, mount) in mounts.iter().enumerate() {
@@ -255,6 +260,14 @@ impl Planner<'_> {
         if let (Some(source), None) = (self.own(&source), &idmap) {
             let source = Target::new(&source, field)?;
             self.steps.push(Step::BindOwn { source, depth, options, target, late });
+            return Ok(());
+        }
+        if self.host.rootless {
+            if idmap.is_some() {
+                return Err(unsupported(field, "an idmap takes root"));
+            }
+            let source = c_path(&source, field)?;
+            self.steps.push(Step::BindHost { source, depth, options, target, guarded: !proc, late });
             return Ok(());
         }
         let slot = self.open(Open::Bind { source, depth, options, idmap, field: field.to_owned() });

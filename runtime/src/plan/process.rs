@@ -25,6 +25,7 @@ pub(super) struct Program<'a> {
     pub(super) common: Common<'a>,
     pub(super) host: &'a Host<'a>,
     pub(super) in_user_namespace: bool,
+    pub(super) has_groups: bool,
 }
 
 /// What lies between the preparations and the program.
@@ -102,7 +103,12 @@ impl Program<'_> {
         steps.push(Step::Bounding(bounding));
         steps.push(Step::WorkingDirectory(self.cwd()?));
         steps.push(Step::KeepCapabilities);
-        steps.push(Step::Groups(user.additional_gids().clone().unwrap_or_default()));
+        let groups = user.additional_gids().clone().unwrap_or_default();
+        if self.has_groups {
+            steps.push(Step::Groups(groups));
+        } else if !groups.is_empty() {
+            return Err(invalid("process.user.additionalGids", "without root there are none"));
+        }
         steps.push(Step::Gid(user.gid()));
         steps.push(Step::Uid(user.uid()));
         // The filter comes last: it need not allow what is done here. Without noNewPrivileges only CAP_SYS_ADMIN loads one, so that

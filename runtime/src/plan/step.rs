@@ -22,8 +22,8 @@ pub(crate) enum Step {
     Fork { flags: u64 },
     /// Waits until the parent has written the id mappings.
     AwaitMappings,
-    /// Becomes user 0 and group 0.
-    BecomeRoot,
+    /// Becomes user 0 and group 0, of no other groups if it may leave those that it has.
+    BecomeRoot { groups: bool },
     /// A new cgroup namespace.
     UnshareCgroup,
     /// Writes to `/proc/self/oom_score_adj`, which is still the host's.
@@ -54,12 +54,14 @@ pub(crate) enum Step {
     PrivateProc,
     /// No mount goes from here to the host.
     PrivateMounts,
-    /// Attaches the root somewhere, so that it can be switched to.
-    AttachRoot { at: CString },
+    /// Attaches the root somewhere, so that it can be switched to; the tree at a path, if the parent could not open it.
+    AttachRoot { at: CString, from: Option<CString> },
     /// Makes and attaches a filesystem.
     Mount(Filesystem),
     /// Attaches a tree that the parent opened.
     Bind { slot: Slot, target: Target, guarded: bool, late: Option<Late> },
+    /// Attaches a copy of a part of the host's tree, if the parent could not open it.
+    BindHost { source: CString, depth: Depth, options: Options, target: Target, guarded: bool, late: Option<Late> },
     /// Attaches a copy of a part of the container's own tree.
     BindOwn { source: Target, depth: Depth, options: Options, target: Target, late: Option<Late> },
     /// Makes a device node.
@@ -177,7 +179,7 @@ impl fmt::Display for Step {
             Self::Enter { path, .. } => write!(f, "join the namespace {}", path.display()),
             Self::Fork { .. } => f.write_str("make the process in the joined namespaces"),
             Self::AwaitMappings => f.write_str("wait for the id mappings"),
-            Self::BecomeRoot => f.write_str("become root of the user namespace"),
+            Self::BecomeRoot { .. } => f.write_str("become root of the user namespace"),
             Self::UnshareCgroup => f.write_str("make the cgroup namespace"),
             Self::OomScore(value) => write!(f, "process.oomScoreAdj: set to {}", text(value)),
             Self::Limit { name, soft, hard, .. } => write!(f, "process.rlimits: set {name} to {soft}:{hard}"),
@@ -193,9 +195,10 @@ impl fmt::Display for Step {
             Self::Sysctl { path, .. } => write!(f, "linux.sysctl: write {}", text(path)),
             Self::PrivateProc => f.write_str("make a procfs of its own"),
             Self::PrivateMounts => f.write_str("make the mounts private"),
-            Self::AttachRoot { at } => write!(f, "mount the root at {}", text(at)),
+            Self::AttachRoot { at, .. } => write!(f, "mount the root at {}", text(at)),
             Self::Mount(filesystem) => write!(f, "mount {} at {}", text(&filesystem.kind), filesystem.target.show()),
             Self::Bind { target, .. } => write!(f, "bind at {}", target.show()),
+            Self::BindHost { source, target, .. } => write!(f, "bind {} at {}", text(source), target.show()),
             Self::BindOwn { source, target, .. } => write!(f, "bind {} at {}", source.show(), target.show()),
             Self::Device { target, .. } => write!(f, "make the device {}", target.show()),
             Self::Link { target, .. } => write!(f, "make the link {}", target.show()),

@@ -32,6 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         privileged("field_a_path_is_masked_once", masked_once),
         privileged("field_ambient_needs_inheritable", ambient),
         privileged("field_what_was_mounted_before_can_be_bound", own_source),
+        privileged("field_without_root_somebody_maps_himself", rootless),
         with_ip("field_devices_of_the_network_move", net_devices),
         privileged("field_calls_are_asked_about", notification),
         privileged("field_added_processes_ask_too", added_notification),
@@ -575,4 +576,48 @@ fn own_source() -> Outcome {
         Err(Error::Setup { source, .. }) => same(source.raw_os_error(), Some(libc::ENOENT)),
         other => Err(format!("{other:?}").into()),
     }
+}
+
+/// A thread that becomes user 1000 for good: the kernel's calls, unlike those of the C library, are about one thread.
+fn rootless() -> Outcome {
+    let mut sandbox = Sandbox::new();
+    let own = Command::new("chown").arg("-R").arg("1000:1000").arg(sandbox.outside()).status()?;
+    same(own.success(), true)?;
+    sandbox.spec["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({"type": "user"}));
+    for kind in ["uidMappings", "gidMappings"] {
+        sandbox.spec["linux"][kind] = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+    }
+    let mounts = sandbox.spec["mounts"].as_array_mut().expect("a list");
+    // The group of terminals is not mapped, and there is no cgroup.
+    mounts[2]["options"] = json!(["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]);
+    mounts.pop();
+    mounts.push(json!({"destination": "/e", "type": "bind", "source": "/etc", "options": ["rbind", "ro"]}));
+    sandbox.spec["process"]["oomScoreAdj"] = json!(500);
+    sandbox.script("id -u; id -g; busybox awk '{print $1, $2, $3}' /proc/self/uid_map; cat /proc/self/oom_score_adj; ulimit -n; \
+        test -c /dev/null && echo x > /dev/null && echo null; touch /e/x 2>/dev/null || echo ro; hostname; touch /new && stat -c %u /new");
+    let thread = thread::spawn(move || -> Outcome {
+        for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
+            // SAFETY: plain numbers, about this thread alone.
+            same(unsafe { libc::syscall(call, 1000, 1000, 1000) }, 0)?;
+        }
+        // SAFETY: plain numbers. It was taken away with the user.
+        same(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) }, 0)?;
+        same(sandbox.output()?.as_str(), "0\n0\n0 1000 1\n500\n256\nnull\nro\ninside\n0\n")?;
+        let created = sandbox.running()?;
+        let added = sandbox.exec_output(&Sandbox::process("id -u; hostname; echo $$ | grep -vx 1 | grep -c ."));
+        sandbox.stop(&created)?;
+        same(added?.as_str(), "0\ninside\n1\n")?;
+        sandbox.spec["linux"]["resources"] = json!({"pids": {"limit": 10}});
+        same(matches!(sandbox.create(), Err(Error::Io { .. })), true)?;
+        sandbox.spec["linux"].as_object_mut().expect("an object").remove("resources");
+        sandbox.spec["process"]["user"]["additionalGids"] = json!([5]);
+        same(refused(&sandbox)?.as_str(), "process.user.additionalGids")?;
+        sandbox.spec["linux"]["namespaces"].as_array_mut().expect("a list").pop();
+        for kind in ["uidMappings", "gidMappings"] {
+            sandbox.spec["linux"].as_object_mut().expect("an object").remove(kind);
+        }
+        same(refused(&sandbox)?.as_str(), "linux.namespaces")?;
+        same(sandbox.native.list()?.len(), 0)
+    });
+    thread.join().map_err(|_| "the thread panicked")?
 }
