@@ -17,8 +17,7 @@ pub(crate) fn print(native: &Native, id: &ContainerId, interval: &str, once: boo
     if state.status == Status::Stopped {
         return Err("container not running".into());
     }
-    let usage =
-        || crate::print(&json!({"type": "stats", "id": id.as_str(), "data": data(&native.stats(id)?)}).to_string());
+    let usage = || crate::print(&event("stats", id, Some(&data(&native.stats(id)?))));
     if once {
         return usage();
     }
@@ -36,7 +35,7 @@ pub(crate) fn print(native: &Native, id: &ContainerId, interval: &str, once: boo
         drop(fds);
         if told && let Some(kills) = &mut kills {
             for _ in 0..kills.kills()? {
-                crate::print(&json!({"type": "oom", "id": id.as_str()}).to_string())?;
+                crate::print(&event("oom", id, None))?;
             }
         }
         if ended {
@@ -91,6 +90,13 @@ fn duration(text: &str) -> Result<Duration> {
         _ => return Err(wrong().into()),
     };
     if duration.is_zero() { Err("the interval must be longer than nothing".into()) } else { Ok(duration) }
+}
+
+/// An event with its fields in runc's order, which some readers look for.
+fn event(kind: &str, id: &ContainerId, data: Option<&Value>) -> String {
+    let data = data.map(|data| format!(",\"data\":{data}")).unwrap_or_default();
+    // A name has no letter that JSON writes otherwise.
+    format!("{{\"type\":\"{kind}\",\"id\":\"{id}\"{data}}}")
 }
 
 #[cfg(test)]

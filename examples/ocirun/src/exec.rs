@@ -6,7 +6,9 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use estiba_runtime::oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
-use estiba_runtime::{Bundle, ContainerId, Created, ExecOptions, ExitStatus, Native, Runtime, Stdio, inherited_fds};
+use estiba_runtime::{
+    Bundle, ContainerId, Created, ExecOptions, ExitStatus, Native, Runtime, Status, Stdio, inherited_fds,
+};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::cli::Exec;
@@ -36,7 +38,11 @@ pub(crate) fn exec(native: &Native, arguments: &Exec) -> Result<ExitCode> {
     let inherited = inherited_fds(arguments.preserve_fds)?;
     let preserved: Vec<_> = inherited.iter().map(AsFd::as_fd).collect();
     let options = ExecOptions { preserve_fds: &preserved, ..ExecOptions::new(stdio) };
-    let mut created = native.exec(&id, &process, &options)?;
+    let mut created = native.exec(&id, &process, &options).map_err(|error| match error {
+        // The words that engines look for.
+        estiba_runtime::Error::WrongStatus { status: Status::Paused, .. } => "cannot exec in a paused container".into(),
+        error => Box::<dyn std::error::Error>::from(error),
+    })?;
     if let Err(error) = deliver(arguments, &mut created) {
         let _ = pidfd_send_signal(&created.pidfd, Signal::KILL);
         let _ = estiba_runtime::wait(created.pidfd.as_fd(), created.pid);
