@@ -44,8 +44,8 @@ skip() {
 
 # Without the first the workspace cannot be built; without one of the others the tests that compare with it are skipped.
 needed=(cc:gcc ld:binutils tar:tar)
-compared=(busybox:busybox-static docker-registry:docker-registry runc:runc crun:crun skopeo:skopeo umoci:umoci strace:strace xz:xz-utils
-    zstd:zstd setpriv:util-linux ip:iproute2 musl-gcc:musl-tools)
+compared=(busybox:busybox-static runc:runc crun:crun skopeo:skopeo umoci:umoci strace:strace xz:xz-utils
+    zstd:zstd docker-registry:docker-registry openssl:openssl setpriv:util-linux ip:iproute2 musl-gcc:musl-tools)
 missing=()
 for pair in "${needed[@]}" "${compared[@]}"; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")

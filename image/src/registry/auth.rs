@@ -173,28 +173,25 @@ impl Auth {
         let realm = asking.realm(credential.is_some(), &self.trusted_realms)?;
         let service = asking.service;
         let (mut request, mut url) = (Request::new(Method::GET, realm.clone()), realm);
-        match credential {
-            Some(Credential::IdentityToken(token)) => {
-                let mut form = format!("grant_type=refresh_token&client_id={CLIENT}&refresh_token={}", form(token));
-                if let Some(service) = service {
-                    form.push_str(&format!("&service={}", self::form(service)));
-                }
-                form.push_str(&format!("&scope={}", self::form(&asking.scopes.join(" "))));
-                request.method = Method::POST;
-                request.content = Content::Bytes(form.into_bytes().into());
-                request.header("content-type", "application/x-www-form-urlencoded");
+        if let Some(Credential::IdentityToken(token)) = credential {
+            let mut form = vec![("grant_type", "refresh_token"), ("client_id", CLIENT), ("refresh_token", token)];
+            form.extend(service.map(|service| ("service", service)));
+            let scopes = asking.scopes.join(" ");
+            form.push(("scope", &scopes));
+            let pairs: Vec<String> = form.iter().map(|(name, value)| format!("{name}={}", percent(value))).collect();
+            request.method = Method::POST;
+            request.content = Content::Bytes(pairs.join("&").into_bytes().into());
+            request.header("content-type", "application/x-www-form-urlencoded");
+        } else {
+            if let Some(service) = service {
+                url = url.with_query("service", service);
             }
-            _ => {
-                if let Some(service) = service {
-                    url = url.with_query("service", service);
-                }
-                for scope in asking.scopes {
-                    url = url.with_query("scope", scope);
-                }
-                if let Some(Credential::Password { username, password }) = credential {
-                    url = url.with_query("account", username);
-                    request.header("authorization", &basic(username, password));
-                }
+            for scope in asking.scopes {
+                url = url.with_query("scope", scope);
+            }
+            if let Some(Credential::Password { username, password }) = credential {
+                url = url.with_query("account", username);
+                request.header("authorization", &basic(username, password));
             }
         }
         request.url = url;
@@ -226,11 +223,6 @@ impl Auth {
     }
 }
 
-/// Form encoding is stricter than that of queries.
-fn form(value: &str) -> String {
-    percent(value)
-}
-
 fn basic(username: &str, password: &str) -> String {
     format!("Basic {}", base64::encode(format!("{username}:{password}").as_bytes()))
 }
@@ -260,10 +252,11 @@ impl Asking<'_> {
     fn realm(&self, secret: bool, trusted: &[String]) -> Result<Url, Problem> {
         let url = Url::parse(self.realm).map_err(|reason| self.fail(reason.to_owned()))?;
         let same = url.origin.host == self.origin.host;
-        if !url.origin.https && !(same && !self.origin.https) && !(same && self.endpoint.is_insecure()) {
+        let may_be_plain = same && (!self.origin.https || self.endpoint.is_insecure());
+        if !url.origin.https && !may_be_plain {
             return Err(self.fail("a token server must speak HTTPS".to_owned()));
         }
-        let trusted = trusted.iter().any(|host| *host == url.origin.host);
+        let trusted = trusted.contains(&url.origin.host);
         if secret && !trusted && !same_domain(&self.origin.host, &url.origin.host) {
             return Err(self.fail(format!(
                 "it is of another domain, and would get the password for {}; name {} among the trusted token servers if that is meant",

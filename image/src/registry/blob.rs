@@ -19,6 +19,8 @@ use crate::{ContentStore, Error, Lease, Result};
 const QUEUE: usize = 16;
 /// Less than this for as long as the idle timeout is as good as silence, in bytes a second.
 const SLOWEST: u64 = 64;
+/// A connection that brought this many bytes before it broke was worth the try.
+const PROGRESS: u64 = 64 << 10;
 /// How often a download that makes progress may break.
 const MAX_BREAKS: u32 = 200;
 
@@ -37,24 +39,23 @@ pub(super) async fn fetch(
         let (lease, descriptor, location) = (lease.clone(), descriptor.clone(), endpoint.registry.clone());
         tokio::task::spawn_blocking(move || write(receiver, &lease, &descriptor, tap, &location))
     };
-    let received = receive(transport, endpoint, descriptor, sender, progress).await;
-    if received.is_ok() {
+    let came = receive(transport, endpoint, descriptor, sender, progress).await;
+    if came.is_ok() {
         progress.blob(descriptor.digest(), BlobState::Verifying);
     }
     let written = writing
         .await
         .unwrap_or_else(|error| Err(Error::io("write", lease.layout().path(), io::Error::other(error.to_string()))));
-    match (received, written) {
+    match (came, written) {
         // A network that failed made the writer stop; a writer that failed made the network stop.
         (Ok(_), Ok(true)) => Ok(()),
-        (_, Err(error)) => Err(error),
         (Err(Failure::Problem(problem)), Ok(_)) => Err(Error::registry(&what, problem)),
-        (Err(Failure::Wrong(error)), Ok(_)) => Err(error),
-        (Ok(received), Ok(false)) | (Err(Failure::Stopped(received)), Ok(_)) => Err(Error::SizeMismatch {
+        (_, Err(error)) | (Err(Failure::Wrong(error)), Ok(_)) => Err(error),
+        (Ok(actual), Ok(false)) | (Err(Failure::Stopped(actual)), Ok(_)) => Err(Error::SizeMismatch {
             location: endpoint.registry.clone(),
             digest: descriptor.digest().clone(),
             expected: descriptor.size(),
-            actual: received,
+            actual,
         }),
     }
 }
@@ -116,7 +117,7 @@ async fn receive(
         match once(transport, endpoint, descriptor, &sender, &mut done, &mut meter).await {
             Ok(()) => return Ok(done),
             Err(Failure::Problem(problem)) if problem.is_transient() => {
-                attempt = if done > before { 1 } else { attempt + 1 };
+                attempt = if done - before >= PROGRESS { 1 } else { attempt + 1 };
                 breaks += 1;
                 if attempt >= transport.patience.attempts || breaks > MAX_BREAKS {
                     return Err(Failure::Problem(problem));

@@ -144,7 +144,7 @@ pub(super) struct Connections {
     authorities: (Option<std::path::PathBuf>, Option<std::path::PathBuf>),
     system: Mutex<Option<RootCertStore>>,
     clients: Mutex<HashMap<TlsSettings, Arc<ClientConfig>>>,
-    pool: Mutex<HashMap<Target, Vec<(SendRequest<Body>, Instant)>>>,
+    pool: Mutex<HashMap<Target, Vec<Idle>>>,
     /// Hosts that were found at an address that not everybody can reach.
     private: Mutex<HashMap<String, bool>>,
 }
@@ -154,6 +154,9 @@ impl std::fmt::Debug for Connections {
         f.debug_struct("Connections").field("proxies", &self.proxies).finish_non_exhaustive()
     }
 }
+
+/// A connection that waits for its next request, since then.
+type Idle = (SendRequest<Body>, Instant);
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -326,7 +329,7 @@ impl Connections {
         let address = origin.address();
         let mut request = format!("CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n");
         if let Some(authorization) = &proxy.authorization {
-            request.push_str(&format!("Proxy-Authorization: {authorization}\r\n"));
+            request = format!("{request}Proxy-Authorization: {authorization}\r\n");
         }
         request.push_str("\r\n");
         stream.write_all(request.as_bytes()).await.map_err(broken)?;

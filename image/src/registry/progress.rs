@@ -16,7 +16,7 @@ pub enum Event {
     /// A pull knows what it pulls: manifest and config are here and verified, and the layers are known.
     Resolved {
         /// What the name stands for: an index or a manifest.
-        root: Descriptor,
+        root: Box<Descriptor>,
         /// The image of the platform that was asked for.
         image: Arc<Image>,
     },

@@ -65,7 +65,7 @@ impl Registry {
         let documents = Arc::new(Documents::new(lease, reference.registry()));
         let root = self.resolve(reference, &endpoints, &documents, lease, &what).await?;
         let image = Arc::new(self.image(&root, &endpoints, &documents, platform, &what).await?);
-        progress.tell(|| Event::Resolved { root: root.clone(), image: Arc::clone(&image) });
+        progress.tell(|| Event::Resolved { root: Box::new(root.clone()), image: Arc::clone(&image) });
         self.layers(&image, &endpoints, lease, progress, taps).await?;
         put(lease, &documents, &image, &root).await?;
         Ok(Pulled { name: reference.to_string(), root, manifest: bare(image.descriptor()) })
@@ -222,7 +222,7 @@ impl Registry {
                 }
                 // Another place may have it whole; what is wrong here stays so.
                 Err(error @ (Error::Registry { .. } | Error::SizeMismatch { .. } | Error::DigestMismatch { .. })) => {
-                    last = Some(error)
+                    last = Some(error);
                 }
                 Err(error) => return Err(error),
             }

@@ -98,25 +98,24 @@ impl Transport {
             Scheme::Either => {}
         }
         let known = self.schemes.lock().unwrap_or_else(PoisonError::into_inner).get(&https).copied();
-        let tls = match known {
-            Some(tls) => tls,
-            None => {
-                // The cheapest question that every registry answers, whatever the answer.
-                let target = Target { origin: https.clone(), tls: endpoint.tls.clone() };
-                let request = Request::new(Method::GET, Url::new(&https, format!("{}/", endpoint.base)));
-                let tls = match self.once(&target, Reach::Any, &request, None, None).await {
-                    Ok(mut answer) => {
-                        // Read to its end, the connection can be used again.
-                        let _ = self.read(&mut answer, MAX_MESSAGE).await;
-                        true
-                    }
-                    Err(Problem::PlainHttp { .. }) => false,
-                    Err(Problem::Unreachable { .. } | Problem::Stalled { .. }) if https.port == 443 => false,
-                    Err(error) => return Err(error),
-                };
-                self.schemes.lock().unwrap_or_else(PoisonError::into_inner).insert(https.clone(), tls);
-                tls
-            }
+        let tls = if let Some(tls) = known {
+            tls
+        } else {
+            // The cheapest question that every registry answers, whatever the answer.
+            let target = Target { origin: https.clone(), tls: endpoint.tls.clone() };
+            let request = Request::new(Method::GET, Url::new(&https, format!("{}/", endpoint.base)));
+            let tls = match self.once(&target, Reach::Any, &request, None, None).await {
+                Ok(mut answer) => {
+                    // Read to its end, the connection can be used again.
+                    let _ = self.read(&mut answer, MAX_MESSAGE).await;
+                    true
+                }
+                Err(Problem::PlainHttp { .. }) => false,
+                Err(Problem::Unreachable { .. } | Problem::Stalled { .. }) if https.port == 443 => false,
+                Err(error) => return Err(error),
+            };
+            self.schemes.lock().unwrap_or_else(PoisonError::into_inner).insert(https.clone(), tls);
+            tls
         };
         Ok(if tls { https } else { http() })
     }
@@ -147,20 +146,17 @@ impl Transport {
     ///
     /// Returns the error if the server wants more patience than there is.
     pub(super) async fn wait(&self, error: &Problem, attempt: u32) -> Result<(), Problem> {
-        let wait = match error {
-            Problem::RateLimited { host, retry_after: Some(wait), message } => {
-                if *wait > self.patience.longest_wait {
-                    let (host, message) = (host.clone(), message.clone());
-                    return Err(Problem::RateLimited { host, retry_after: Some(*wait), message });
-                }
-                *wait
+        let wait = if let Problem::RateLimited { host, retry_after: Some(wait), message } = error {
+            if *wait > self.patience.longest_wait {
+                let (host, message) = (host.clone(), message.clone());
+                return Err(Problem::RateLimited { host, retry_after: Some(*wait), message });
             }
-            _ => {
-                let doubled = self.patience.backoff * 2_u32.saturating_pow(attempt.min(16) - 1);
-                // Between half and all of it: many clients shall not come back at once.
-                let part = RandomState::new().hash_one(attempt) % 512;
-                (doubled * (512 + part as u32) / 1024).min(self.patience.longest_wait)
-            }
+            *wait
+        } else {
+            let doubled = self.patience.backoff * 2_u32.saturating_pow(attempt.min(16) - 1);
+            // Between half and all of it: many clients shall not come back at once.
+            let part = RandomState::new().hash_one(attempt) % 512;
+            (doubled * (512 + part as u32) / 1024).min(self.patience.longest_wait)
         };
         tokio::time::sleep(wait).await;
         Ok(())
@@ -179,7 +175,7 @@ impl Transport {
             let at_home = url.origin == home;
             // Credentials and certificates are for the registry's own origin (CVE-2020-15157).
             let authorization = shown.as_deref().filter(|_| at_home);
-            let target = Target { origin: url.origin.clone(), tls: self.tls(endpoint, &home, &url.origin) };
+            let target = Target { origin: url.origin.clone(), tls: Self::tls(endpoint, &home, &url.origin) };
             let reach = self.reach(&home, &url.origin);
             let content = std::mem::take(&mut request.content);
             let mut to_send = Request {
@@ -214,7 +210,7 @@ impl Transport {
                 301 | 302 | 303 | 307 | 308 if !was_stream && answer.header("location").is_some() => {
                     hops += 1;
                     let location = answer.header("location").unwrap_or_default();
-                    url = self.follow(endpoint, &home, &url, location, hops)?;
+                    url = Self::follow(endpoint, &home, &url, location, hops)?;
                     if status == 303 && method != Method::HEAD {
                         method = Method::GET;
                     }
@@ -232,12 +228,10 @@ impl Transport {
                     let headers: Vec<String> =
                         values.filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
                     let body = self.read(&mut answer, MAX_MESSAGE).await.unwrap_or_default();
-                    match self.auth.answer(self, endpoint, &home, &headers, scopes, shown.as_deref()).await? {
-                        Some(header) => shown = Some(header),
-                        None => {
-                            let message = message(&body);
-                            return Err(Problem::Denied { host: endpoint.registry.clone(), message });
-                        }
+                    shown = self.auth.answer(self, endpoint, &home, &headers, scopes, shown.as_deref()).await?;
+                    if shown.is_none() {
+                        let message = message(&body);
+                        return Err(Problem::Denied { host: endpoint.registry.clone(), message });
                     }
                 }
                 _ => return Err(self.refused(endpoint, answer).await),
@@ -257,7 +251,7 @@ impl Transport {
         loop {
             attempt += 1;
             let target =
-                Target { origin: request.url.origin.clone(), tls: self.tls(endpoint, home, &request.url.origin) };
+                Target { origin: request.url.origin.clone(), tls: Self::tls(endpoint, home, &request.url.origin) };
             let reach = self.reach(home, &request.url.origin);
             // No redirect is followed: it would take the password elsewhere.
             match self.once(&target, reach, &request, None, None).await {
@@ -332,7 +326,7 @@ impl Transport {
         self.connections.exchange(target, reach, whole, streamed).await
     }
 
-    fn tls(&self, endpoint: &Endpoint, home: &Origin, origin: &Origin) -> TlsSettings {
+    fn tls(endpoint: &Endpoint, home: &Origin, origin: &Origin) -> TlsSettings {
         if origin.host == home.host && origin.port == home.port {
             return endpoint.tls.clone();
         }
@@ -348,14 +342,7 @@ impl Transport {
         }
     }
 
-    fn follow(
-        &self,
-        endpoint: &Endpoint,
-        home: &Origin,
-        from: &Url,
-        location: &str,
-        hops: usize,
-    ) -> Result<Url, Problem> {
+    fn follow(endpoint: &Endpoint, home: &Origin, from: &Url, location: &str, hops: usize) -> Result<Url, Problem> {
         let refuse = |reason| {
             let location = spoken(location.split('?').next().unwrap_or_default());
             Problem::Redirect { host: home.authority(), location, reason }
@@ -374,7 +361,7 @@ impl Transport {
     /// The error that an answer is.
     async fn refused(&self, endpoint: &Endpoint, mut answer: Answer) -> Problem {
         let status = answer.status();
-        let retry_after = answer.header("retry-after").and_then(|text| retry_after(text));
+        let retry_after = answer.header("retry-after").and_then(retry_after);
         let body = self.read(&mut answer, MAX_MESSAGE).await.unwrap_or_default();
         let (host, message) = (endpoint.registry.clone(), message(&body));
         match status {

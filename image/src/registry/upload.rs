@@ -91,8 +91,7 @@ impl Upload<'_> {
     async fn begin(&self, mount: Option<&str>) -> Result<Option<Url>, Problem> {
         let mut request = self.request(Method::POST, "blobs/uploads/").await?;
         if let Some(from) = mount {
-            request.url =
-                request.url.with_query("mount", &self.descriptor.digest().to_string()).with_query("from", from);
+            request.url = request.url.with_query("mount", self.descriptor.digest().as_ref()).with_query("from", from);
         }
         let asked = request.url.clone();
         let mut answer = self.call(request, mount).await?;
@@ -113,7 +112,7 @@ impl Upload<'_> {
     async fn at_once(&self, location: Url) -> Result<()> {
         let (sender, receiver) = mpsc::channel(4);
         let reading = self.read(sender, 0, self.descriptor.size());
-        let url = location.with_query("digest", &self.descriptor.digest().to_string());
+        let url = location.with_query("digest", self.descriptor.digest().as_ref());
         let mut request = Request::new(Method::PUT, url);
         request.header("content-type", "application/octet-stream");
         request.content =
@@ -167,7 +166,7 @@ impl Upload<'_> {
                 Err(problem) => return Err(wrap(problem)),
             }
         }
-        let url = location.with_query("digest", &self.descriptor.digest().to_string());
+        let url = location.with_query("digest", self.descriptor.digest().as_ref());
         let mut answer = self.call(Request::new(Method::PUT, url), None).await.map_err(wrap)?;
         self.transport.read(&mut answer, MAX_ANSWER).await.map(drop).map_err(wrap)
     }

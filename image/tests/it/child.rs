@@ -145,6 +145,8 @@ pub(crate) fn run() -> Option<ExitCode> {
             let left = std::fs::read_dir(store.path().join("ingest")).expect("list").count();
             println!("{outcome:?} left {left}");
         }
+        #[cfg(feature = "registry")]
+        ("credentials", _) => crate::registry_peers::use_helpers(store.path().parent().expect("a folder")),
         (other, _) => panic!("no such job: {other}"),
     }
     Some(ExitCode::SUCCESS)

@@ -9,7 +9,13 @@ mod hostile;
 mod layout;
 mod peers;
 mod random;
+#[cfg(feature = "registry")]
+mod registry_faults;
+#[cfg(feature = "registry")]
+mod registry_peers;
 mod save;
+#[cfg(feature = "registry")]
+mod server;
 mod stored;
 mod vectors;
 
@@ -33,7 +39,8 @@ fn main() -> ExitCode {
     if let Some(code) = child::run() {
         return code;
     }
-    let trials: Vec<Trial> = [
+    #[cfg_attr(not(feature = "registry"), expect(unused_mut, reason = "there is more with the feature"))]
+    let mut trials: Vec<Trial> = [
         layout::trials(),
         archives::trials(),
         hostile::trials(),
@@ -48,5 +55,9 @@ fn main() -> ExitCode {
     .into_iter()
     .flatten()
     .collect();
+    #[cfg(feature = "registry")]
+    trials.extend(registry_faults::trials());
+    #[cfg(feature = "registry")]
+    trials.extend(registry_peers::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
