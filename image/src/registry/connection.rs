@@ -290,8 +290,10 @@ impl Connections {
 
     async fn tcp(&self, origin: &Origin, reach: Reach) -> Result<TcpStream, Problem> {
         let unreachable = |source| Problem::Unreachable { address: origin.address(), source };
-        let found: Vec<SocketAddr> =
-            tokio::net::lookup_host((origin.host.as_str(), origin.port)).await.map_err(unreachable)?.collect();
+        // A name that cannot be resolved is mistyped, or there is no network: not worth another try.
+        let unknown = |error| unreachable(io::Error::new(io::ErrorKind::NotFound, error));
+        let looked = tokio::net::lookup_host((origin.host.as_str(), origin.port)).await;
+        let found: Vec<SocketAddr> = looked.map_err(unknown)?.collect();
         let is_private = found.iter().any(|address| !is_public(address.ip()));
         if reach == Reach::Public && is_private {
             let reason = "a registry out there names an address in here";

@@ -146,6 +146,8 @@ pub(crate) fn run() -> Option<ExitCode> {
             println!("{outcome:?} left {left}");
         }
         #[cfg(feature = "registry")]
+        ("pull", name) => crate::registry_faults::pull_into(&store, name),
+        #[cfg(feature = "registry")]
         ("credentials", _) => crate::registry_peers::use_helpers(store.path().parent().expect("a folder")),
         (other, _) => panic!("no such job: {other}"),
     }

@@ -44,6 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         a_mirror_that_lies_is_passed_over,
         layers_are_handed_out_while_they_come,
         a_pull_that_is_given_up_leaves_nothing,
+        two_that_are_killed_leave_nothing_half,
         a_plain_registry_elsewhere_is_not_spoken_to,
         proxies_are_gone_through,
     )
@@ -743,6 +744,49 @@ fn a_pull_that_is_given_up_leaves_nothing() {
     }
     place.is_clean();
     assert!(std::fs::read_dir(place.store.path().join("ingest")).expect("lists").next().is_none());
+}
+
+/// What the children of [`two_that_are_killed_leave_nothing_half`] do.
+pub(crate) fn pull_into(store: &Layout, name: &str) {
+    let lease = store.lease().expect("a lease");
+    let reference = name.parse().expect("a reference");
+    let pulled =
+        run(Registry::new(settings()).pull(&reference, &lease, &platform(), &Progress::none())).expect("pulls");
+    store.tag(&pulled.name, &pulled.root).expect("names");
+}
+
+fn two_that_are_killed_leave_nothing_half() {
+    let (files, made) = image();
+    let server = Server::of(&files, &made.manifest, |_| None);
+    let name = format!("{}/a:1", server.host());
+    let rounds = if std::env::var_os("ESTIBA_CAMPAIGN").is_some() { 100 } else { 12 };
+    let mut finished = 0;
+    for round in 0..rounds {
+        let place = Place::new();
+        let mut children = [(); 2].map(|()| crate::child::spawn(&format!("pull {name}"), place.store.path()));
+        // Somewhere between the start and a little after the end.
+        std::thread::sleep(Duration::from_millis(5 + 40 * round / 3 % 300));
+        for child in &mut children {
+            child.kill().expect("is ours");
+            finished += usize::from(child.wait().expect("ends").success());
+        }
+        for (path, content) in tree(place.store.path()) {
+            if let Some(hex) = path.strip_prefix("blobs/sha256/") {
+                assert_eq!(digest_of(&content).digest(), hex, "round {round}: what is visible is whole");
+            }
+        }
+        if let Some(root) = place.store.resolve(&name).expect("looks") {
+            check_stored(&place.store, &root);
+        }
+        let there = tree(place.store.path()).keys().filter(|path| path.starts_with("blobs/")).count();
+        server.forget();
+        let pulled = place.pull(&server).expect("the next one succeeds");
+        check_stored(&place.store, &pulled.manifest);
+        let fetched = server.count("GET", "/blobs/") + server.count("GET", "/manifests/");
+        assert!(fetched + there <= 5, "round {round}: {there} blobs were whole, and {fetched} were fetched");
+        assert!(!tree(place.store.path()).keys().any(|path| path.starts_with("ingest/")), "round {round}");
+    }
+    assert!(finished < 2 * rounds as usize, "some were killed");
 }
 
 fn a_plain_registry_elsewhere_is_not_spoken_to() {
