@@ -49,7 +49,7 @@ struct Lines {
     output: Output,
     terminal: bool,
     /// Id and what was last said of it.
-    lines: Vec<(String, String)>,
+    said: Vec<(String, String)>,
 }
 
 /// Shows what happens, unless it is to be quiet.
@@ -58,7 +58,7 @@ pub(crate) fn progress(direction: Direction, quiet: bool, output: Output) -> Pro
         return Progress::none();
     }
     let terminal = output.is_terminal();
-    let lines = Arc::new(Mutex::new(Lines { direction, output, terminal, lines: Vec::new() }));
+    let lines = Arc::new(Mutex::new(Lines { direction, output, terminal, said: Vec::new() }));
     Progress::to(move |event| lines.lock().unwrap_or_else(PoisonError::into_inner).note(&event))
 }
 
@@ -66,28 +66,28 @@ impl Lines {
     fn note(&mut self, event: &Event) {
         let Event::Blob { digest, state } = event else { return };
         if let Some(text) = words(self.direction, state, self.terminal) {
-            self.say(&short_id(digest).to_owned(), text);
+            self.say(short_id(digest), text);
         }
     }
 
     /// Says something of a layer. A reader that has gone is nobody to tell.
     fn say(&mut self, id: &str, text: String) {
-        let known = self.lines.iter().position(|(there, _)| there == id);
-        if known.is_some_and(|at| self.lines[at].1 == text) {
+        let known = self.said.iter().position(|(there, _)| there == id);
+        if known.is_some_and(|at| self.said[at].1 == text) {
             return;
         }
         let mut out = String::new();
         match known {
             Some(at) if self.terminal => {
-                let up = self.lines.len() - at;
+                let up = self.said.len() - at;
                 let _ = write!(out, "\x1b[{up}A\r\x1b[2K{id}: {text}\x1b[{up}B\r");
-                self.lines[at].1 = text;
+                self.said[at].1 = text;
             }
             known => {
                 let _ = writeln!(out, "{id}: {text}");
                 match known {
-                    Some(at) => self.lines[at].1 = text,
-                    None => self.lines.push((id.to_owned(), text)),
+                    Some(at) => self.said[at].1 = text,
+                    None => self.said.push((id.to_owned(), text)),
                 }
             }
         }
