@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Option<(String, String, bool)> {
-        match parse(text, Path::new("/work"), SeLinux::Off).ok()? {
+        match parse(text, Path::new("/here"), SeLinux::Off).ok()? {
             Mount::Bind(bind) => Some((bind.source.to_str()?.to_owned(), bind.destination, bind.read_only)),
             Mount::Volume(volume) => Some((volume.name, volume.destination, volume.read_only)),
         }
@@ -101,9 +101,9 @@ mod tests {
             ("/a:/b:rw", Some(("/a", "/b", false))),
             ("/a:/b:z", Some(("/a", "/b", false))),
             ("/a:/b:ro,Z", Some(("/a", "/b", true))),
-            ("./a:/b", Some(("/work/./a", "/b", false))),
-            ("../a:/b:ro", Some(("/work/../a", "/b", true))),
-            (".:/b", Some(("/work/.", "/b", false))),
+            ("./a:/b", Some(("/here/./a", "/b", false))),
+            ("../a:/b:ro", Some(("/here/../a", "/b", true))),
+            (".:/b", Some(("/here/.", "/b", false))),
             ("name:/b", Some(("name", "/b", false))),
             ("name:/b:ro,nocopy", Some(("name", "/b", true))),
             (".hidden:/b", Some((".hidden", "/b", false))),
