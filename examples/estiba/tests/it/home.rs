@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -91,9 +92,12 @@ impl Home {
         &self.cgroup
     }
 
-    /// The program's file.
+    /// The program's file: `ESTIBA_PROGRAM`, or the one that was built with the tests.
     pub(crate) fn program() -> &'static str {
-        env!("CARGO_BIN_EXE_estiba")
+        static PROGRAM: LazyLock<String> = LazyLock::new(|| {
+            std::env::var("ESTIBA_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_estiba").to_owned())
+        });
+        &PROGRAM
     }
 
     /// The options of all commands.
