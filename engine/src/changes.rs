@@ -10,7 +10,9 @@ use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::files::files;
+use crate::folder::FolderLock;
 use crate::images::Image;
+use crate::record::Status;
 
 /// What an image is made with, beside the files (`docker commit`).
 #[derive(Debug, Clone, Default)]
@@ -40,22 +42,40 @@ impl Container {
     }
 
     /// Makes an image of what it has changed, over its own image. One that runs is paused meanwhile, unless the request says
-    /// otherwise.
+    /// otherwise; if the future is dropped or the process ends, the next [`Engine::open`] lets it go on.
     pub async fn commit(&self, request: CommitRequest) -> Result<Image> {
-        let pause = !request.running
-            && match self.pause().await {
-                Ok(()) => true,
-                Err(Error::NotRunning { .. } | Error::Paused { .. }) => false,
-                Err(error) => return Err(error),
-            };
+        let mark = if request.running { None } else { self.pause_for_commit().await? };
         let committed = self.commit_now(request).await;
-        if pause {
+        if let Some(mark) = mark {
             match self.unpause().await {
                 Ok(()) | Err(Error::NotRunning { .. } | Error::NotPaused { .. } | Error::NoContainer { .. }) => {}
                 Err(error) => return Err(error),
             }
+            self.with(|inner, id| inner.records.end_commit(id, mark)).await?;
         }
         committed
+    }
+
+    /// Pauses it if it runs, and if nobody else has. Before that it is said what for: else nobody would let it go on when this
+    /// process is killed.
+    async fn pause_for_commit(&self) -> Result<Option<FolderLock>> {
+        let mark = self
+            .with(|inner, id| {
+                let (_lock, record) = inner.lock(id)?;
+                match inner.records.status(&record)? {
+                    Status::Running => inner.records.begin_commit(id),
+                    _ => Ok(None),
+                }
+            })
+            .await?;
+        let Some(mark) = mark else { return Ok(None) };
+        match self.pause().await {
+            Ok(()) => Ok(Some(mark)),
+            Err(error) => {
+                self.with(|inner, id| inner.records.end_commit(id, mark)).await?;
+                if matches!(error, Error::NotRunning { .. } | Error::Paused { .. }) { Ok(None) } else { Err(error) }
+            }
+        }
     }
 
     async fn commit_now(&self, request: CommitRequest) -> Result<Image> {

@@ -200,7 +200,14 @@ impl Container {
                 Ok(())
             })
             .await?;
-        if record.paused { self.unpause().await } else { Ok(()) }
+        if !record.paused {
+            return Ok(());
+        }
+        match self.unpause().await {
+            // Somebody was quicker, or it has ended already.
+            Err(Error::NotPaused { .. } | Error::NotRunning { .. } | Error::NoContainer { .. }) => Ok(()),
+            thawed => thawed,
+        }
     }
 
     /// Asks it to end, by its stop signal or `signal`, and kills it if it has not ended in time (its own, or `timeout` in seconds;
@@ -295,36 +302,32 @@ impl Container {
         self.freeze(false).await
     }
 
+    /// In one piece: a future that is dropped leaves nothing half done, and gives the lock back only when the shim has answered.
     async fn freeze(&self, freeze: bool) -> Result<()> {
-        let (lock, record) = self
-            .with(move |inner, id| {
-                let (lock, record) = inner.lock(id)?;
-                match inner.records.status(&record)? {
-                    Status::Paused if freeze => Err(Error::Paused { id: id.clone() }),
-                    Status::Running if !freeze => Err(Error::NotPaused { id: id.clone() }),
-                    Status::Running | Status::Paused => Ok((lock, record)),
-                    _ => Err(Error::NotRunning { id: id.clone() }),
-                }
-            })
-            .await?;
-        let gone = || Error::NotRunning { id: self.id.clone() };
-        let mut shim = self.engine.connect(&self.id).await?.ok_or_else(gone)?;
-        let id = self.id.to_string();
-        let done = if freeze {
-            shim.call(&proto::PauseRequest { id }).await.map_err(self.shim("pause"))
-        } else {
-            shim.call(&proto::ResumeRequest { id }).await.map_err(self.shim("unpause"))
-        };
-        done?;
-        self.engine
-            .blocking(move |inner| {
-                let record = Record { paused: freeze, ..record };
+        self.with(move |inner, id| {
+            let (_lock, mut record) = inner.lock(id)?;
+            match inner.records.status(&record)? {
+                Status::Paused if freeze => return Err(Error::Paused { id: id.clone() }),
+                Status::Running if !freeze => return Err(Error::NotPaused { id: id.clone() }),
+                Status::Running | Status::Paused => {}
+                _ => return Err(Error::NotRunning { id: id.clone() }),
+            }
+            // From before it is frozen until it is thawed: one that nobody knows of as frozen would be so for ever.
+            if !record.paused {
+                record.paused = true;
                 inner.records.write(&record)?;
+            }
+            let done = repair::set_frozen(inner, id, freeze);
+            if freeze != done.is_ok() {
+                record.paused = false;
+                inner.records.write(&record)?;
+            }
+            if done.is_ok() {
                 inner.tell(&[record.event(if freeze { "pause" } else { "unpause" })]);
-                drop(lock);
-                Ok(())
-            })
-            .await
+            }
+            done
+        })
+        .await
     }
 
     /// Waits for what `until` says, and returns how the container ended; `None` if that is lost, or it never ran.

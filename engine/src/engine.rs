@@ -257,7 +257,18 @@ impl Opened for (Engine, Watch) {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
+    /// Work that nobody waits for any more and that has not begun does not begin: it could come long after.
+    struct Unwanted(tokio::task::AbortHandle);
+
+    impl Drop for Unwanted {
+        fn drop(&mut self) {
+            self.0.abort();
+        }
+    }
+
+    let task = tokio::task::spawn_blocking(work);
+    let _unwanted = Unwanted(task.abort_handle());
+    match task.await {
         Ok(result) => result,
         Err(panic) => Err(Error::Panicked { source: Box::new(panic) }),
     }

@@ -11,6 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use estiba_runtime::{Cgroup, Hierarchies};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -18,6 +19,18 @@ use crate::folder::{self, Durability, FolderLock};
 use crate::health::Health;
 use crate::identity::{ContainerName, Id};
 use crate::record::{Exit, Record, Stage, Status, VERSION, boot_id};
+
+/// What the folder in `RUN` that says that a container is paused for a commit is called, after its id.
+const COMMIT: &str = ".commit";
+
+/// What `RUN` says of containers.
+#[derive(Debug, Default)]
+pub(crate) struct Marked {
+    /// Those that run, or that a command is or was at work on.
+    pub(crate) ids: Vec<Id>,
+    /// Those that were paused for a commit.
+    pub(crate) commits: Vec<Id>,
+}
 
 /// What every version of a record has.
 #[derive(Deserialize)]
@@ -286,9 +299,54 @@ impl Records {
         Ok(())
     }
 
-    /// The ids in `RUN`: of what runs, and of what a command is at work on or has left.
-    pub(crate) fn marked(&self) -> Result<Vec<Id>> {
-        list_ids(&self.run)
+    /// What is in `RUN`: of what runs, and of what a command is at work on or has left.
+    pub(crate) fn marked(&self) -> Result<Marked> {
+        let entries = fs::read_dir(&self.run).map_err(Error::io("list", &self.run))?;
+        let mut marked = Marked::default();
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            match name.strip_suffix(COMMIT) {
+                Some(id) => marked.commits.extend(id.parse::<Id>().ok()),
+                None => marked.ids.extend(name.parse::<Id>().ok()),
+            }
+        }
+        Ok(marked)
+    }
+
+    /// Says that a container is paused for a commit, for as long as the lock is held. `None` if it is for another one's already.
+    pub(crate) fn begin_commit(&self, id: &Id) -> Result<Option<FolderLock>> {
+        let mark = self.commit(id);
+        loop {
+            folder::make(&mark)?;
+            match FolderLock::try_now(&mark) {
+                Ok(None) => return Ok(None),
+                Ok(Some(lock)) if mark.exists() => return Ok(Some(lock)),
+                // Another commit has come to its end meanwhile, and has removed it.
+                Ok(Some(_)) => {}
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What [`begin_commit`](Self::begin_commit) has said is over.
+    pub(crate) fn end_commit(&self, id: &Id, lock: FolderLock) -> Result<()> {
+        folder::remove(&self.commit(id))?;
+        drop(lock);
+        Ok(())
+    }
+
+    /// The lock of a commit whose command is gone.
+    pub(crate) fn abandoned_commit(&self, id: &Id) -> Result<Option<FolderLock>> {
+        match FolderLock::try_now(&self.commit(id)) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            lock => lock,
+        }
+    }
+
+    fn commit(&self, id: &Id) -> PathBuf {
+        self.run.join(format!("{id}{COMMIT}"))
     }
 
     /// Whether all records were looked at since the machine was started.
@@ -331,7 +389,7 @@ impl Records {
             return Ok(match record.stage {
                 // Its command has not come to the start, or a shim is about to end.
                 Stage::Creating | Stage::Created => Status::Created,
-                _ if record.paused => Status::Paused,
+                _ if record.paused && is_frozen(record) => Status::Paused,
                 _ => Status::Running,
             });
         }
@@ -345,6 +403,13 @@ impl Records {
             Stage::Removing => Status::Removing,
         })
     }
+}
+
+/// Whether a container that is on record as paused is: whoever was to freeze or thaw it may have been killed beside the record.
+fn is_frozen(record: &Record) -> bool {
+    let cgroup = Hierarchies::detect().and_then(|hierarchies| Cgroup::open(&hierarchies, &record.cgroup));
+    // The record is believed where the kernel does not say.
+    cgroup.and_then(|cgroup| cgroup.is_frozen()).unwrap_or(true)
 }
 
 fn list_ids(folder: &Path) -> Result<Vec<Id>> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use estiba_runtime::{Cgroup, DeleteMode, Hierarchies};
+use estiba_shim::proto::{Code, TaskStatus};
 
 use crate::engine::Inner;
 use crate::error::{Error, Result};
@@ -13,6 +14,7 @@ use crate::folder::FolderLock;
 use crate::identity::Id;
 use crate::journal::Event;
 use crate::record::{Ended, Exit, Record, Stage};
+use crate::records::Marked;
 use crate::request::RestartPolicy;
 use crate::unpack;
 
@@ -40,7 +42,7 @@ impl Watch {
 /// The first time since the machine was started every record is looked at; later on what is in `RUN`.
 pub(crate) fn run(inner: &Inner) -> Result<Watch> {
     let known = inner.records.is_known_boot();
-    let mut ids = inner.records.marked()?;
+    let Marked { mut ids, commits } = inner.records.marked()?;
     if !known {
         ids.extend(inner.records.ids()?);
         ids.sort_unstable();
@@ -69,6 +71,11 @@ pub(crate) fn run(inner: &Inner) -> Result<Watch> {
             watch = watch.or(needed);
         }
     }
+    for id in &commits {
+        if let Err(error) = thaw(inner, id) {
+            tracing::warn!(container = %id, error = &error as &dyn std::error::Error, "a container that was paused for a commit could not be thawed");
+        }
+    }
     inner.records.remove_recordless(&ids)?;
     if !known {
         inner.records.remove_stale_names()?;
@@ -76,6 +83,32 @@ pub(crate) fn run(inner: &Inner) -> Result<Watch> {
     }
     unpack::remove_abandoned(&*inner.snapshotter, &inner.leases)?;
     Ok(watch)
+}
+
+/// Lets a container go on that was paused for a commit whose command is gone.
+fn thaw(inner: &Inner, id: &Id) -> Result<()> {
+    let Some(mark) = inner.records.abandoned_commit(id)? else { return Ok(()) };
+    let lock = match FolderLock::try_now(&inner.records.folder(id)) {
+        // Whoever is at work on it may be the one who pauses it: the next command looks again.
+        Ok(None) => return Ok(()),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
+        lock => lock?,
+    };
+    if lock.is_some()
+        && let Some(mut record) = inner.records.read(id)?
+        && record.paused
+        && inner.records.status(&record)?.is_running()
+    {
+        // Also one that is not frozen yet: its command may have been killed with the call on its way.
+        match set_frozen(inner, id, false) {
+            Ok(()) | Err(Error::NotRunning { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        record.paused = false;
+        inner.records.write(&record)?;
+        inner.tell(&[record.event("unpause")]);
+    }
+    inner.records.end_commit(id, mark)
 }
 
 /// After a reboot: a container whose policy says so is going to be started.
@@ -96,6 +129,34 @@ fn come_back(inner: &Inner, id: &Id) -> Result<Watch> {
     record.stopped = false;
     inner.records.write(&record)?;
     Ok(Watch::Needed)
+}
+
+/// Has a container's processes frozen or thawed by its shim. One that is so already is fine: a command that was killed may have
+/// said the same before.
+pub(crate) fn set_frozen(inner: &Inner, id: &Id, freeze: bool) -> Result<()> {
+    let is_over = |error: &estiba_shim::Error| {
+        matches!(error, estiba_shim::Error::File { .. } | estiba_shim::Error::Disconnected { .. })
+            || matches!(error.code(), Some(Code::NotFound | Code::FailedPrecondition))
+    };
+    let ask = || {
+        let mut client = estiba_shim::Client::connect(inner.records.bundle(id), id.as_str())?;
+        let done = if freeze { client.pause() } else { client.resume() };
+        match done {
+            Err(error) if error.code() == Some(Code::FailedPrecondition) => {
+                let wanted = if freeze { TaskStatus::Paused } else { TaskStatus::Running };
+                if client.state()?.status == wanted as i32 { Ok(()) } else { Err(error) }
+            }
+            done => done,
+        }
+    };
+    ask().map_err(|source| {
+        let (operation, id) = (if freeze { "pause" } else { "unpause" }, id.clone());
+        if is_over(&source) {
+            Error::NotRunning { id }
+        } else {
+            Error::Shim { operation, id, source: Box::new(source) }
+        }
+    })
 }
 
 /// Brings a container that nobody holds to rest: what has ended is put on record, what was half made is undone. The caller has

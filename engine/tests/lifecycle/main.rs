@@ -1,5 +1,6 @@
 //! Containers through the library alone, in a program that is its own shim.
 
+mod dropping;
 mod image;
 mod keeping;
 mod living;
@@ -32,6 +33,12 @@ fn main() {
         privileged("privileged_a_program_that_is_missing_is_127_and_leaves_nothing", missing_program),
         privileged("privileged_signals_and_input_arrive", signals_and_input),
         privileged("privileged_a_dropped_run_leaves_nothing_for_good", dropped_run),
+        privileged("privileged_a_dropped_start_can_be_made_again", dropping::start),
+        privileged("privileged_a_dropped_stop_can_be_made_again", dropping::stop),
+        privileged("privileged_a_dropped_exec_or_attach_holds_up_nothing", dropping::exec_and_attach),
+        privileged("privileged_a_dropped_pause_is_known", dropping::pause),
+        privileged("privileged_a_dropped_removal_is_finished", dropping::remove),
+        privileged("privileged_a_dropped_commit_leaves_the_container_running", dropping::commit),
         privileged("privileged_a_dropped_handle_leaves_the_container_running", dropped_handle),
         privileged("privileged_a_killed_shim_is_told_and_cleaned_up", killed_shim),
         privileged("privileged_memory_that_ran_out_is_told", memory_ran_out),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use estiba_engine::image::Layout;
+use estiba_engine::runtime::{Cgroup, Hierarchies};
 use estiba_engine::{Config, Engine, Image, ShimProgram};
 
 use crate::{Result, image};
@@ -49,15 +50,19 @@ impl Place {
         Ok(blobs.into_iter().max_by_key(size).ok_or("there is no blob")?)
     }
 
-    /// Another boot than before, with an empty `RUN`.
-    pub(crate) fn reboot(&self) -> Result {
-        // The kernel frees the locks of killed processes once they have ended.
+    /// Waits until killed shims have ended: the kernel frees their locks then.
+    pub(crate) fn without_shims(&self) {
         for _ in 0..100 {
             if shims(&self.folder.path().to_string_lossy()).is_empty() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Another boot than before, with an empty `RUN`.
+    pub(crate) fn reboot(&self) -> Result {
+        self.without_shims();
         // The processes of the containers would not have outlived it.
         for hierarchy in entries(Path::new("/sys/fs/cgroup")) {
             for folder in entries(&hierarchy.join(self.cgroup.trim_start_matches('/'))) {
@@ -81,12 +86,18 @@ impl Place {
         Ok(())
     }
 
+    /// Whether the kernel has frozen a container.
+    pub(crate) fn is_frozen(&self, id: &str) -> Result<bool> {
+        let cgroup = format!("{}/{id}", self.cgroup);
+        Ok(Cgroup::open(&Hierarchies::detect()?, &cgroup)?.is_frozen()?)
+    }
+
     /// Whether the root's monitor runs.
     pub(crate) fn has_monitor(&self) -> bool {
         !monitors(&self.root().to_string_lossy()).is_empty()
     }
 
-    fn run(&self) -> PathBuf {
+    pub(crate) fn run(&self) -> PathBuf {
         self.folder.path().join("run")
     }
 
