@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use estiba_shim::proto;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::Mode;
 use oci_spec::runtime::{Capability, LinuxCapabilitiesBuilder, Process as Spec, UserBuilder};
 use tokio::net::unix::pipe;
 
@@ -224,12 +226,22 @@ pub(crate) struct Root {
 }
 
 impl Root {
+    /// By the number of the container's first process. A shim may live for longer than that, and then the number may be another
+    /// process's by now: only one in the container's cgroup is the container's.
     pub(crate) fn open(record: &Record) -> Result<Self> {
-        use std::os::unix::fs::OpenOptionsExt;
-        let path = format!("/proc/{}/root", record.pid);
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        let folder = File::options().read(true).custom_flags(flags.bits()).open(&path);
-        folder.map(|folder| Self { folder }).map_err(|_| Error::NotRunning { id: record.id.clone() })
+        let gone = || Error::NotRunning { id: record.id.clone() };
+        // What is found in this folder is of this one process, also when its number is given to another one.
+        let process = File::open(format!("/proc/{}", record.pid)).map_err(|_| gone())?;
+        let open = |name: &str, flags: OFlag| {
+            openat(&process, name, flags | OFlag::O_CLOEXEC, Mode::empty()).map(File::from).map_err(|_| gone())
+        };
+        let mut groups = String::new();
+        open("cgroup", OFlag::O_RDONLY)?.read_to_string(&mut groups).map_err(|_| gone())?;
+        if !is_in_cgroup(&groups, record.id.as_str()) {
+            return Err(gone());
+        }
+        let folder = open("root", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        Ok(Self { folder })
     }
 
     /// The folder, opened with `O_PATH`.
@@ -244,5 +256,25 @@ impl Root {
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         let place = openat2(&self.folder, Path::new(path), how).map(File::from);
         place.map(|place| bundle::text_of(&place)).unwrap_or_default()
+    }
+}
+
+/// Whether one of the cgroups in the text of `/proc/PID/cgroup` is a container's: it has the container's id in its path.
+fn is_in_cgroup(groups: &str, id: &str) -> bool {
+    groups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| path.contains(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_in_cgroup;
+
+    #[test]
+    fn a_process_is_known_by_its_cgroup() {
+        let groups = "5:pids:/estiba/0123/own\n1:name=systemd:/\n0::/\n";
+        assert!(is_in_cgroup(groups, "0123"));
+        assert!(!is_in_cgroup(groups, "4567"));
+        assert!(is_in_cgroup("0::/machine.slice/estiba-0123.scope\n", "0123"));
+        assert!(!is_in_cgroup("0::/user.slice\n", "0123"));
+        assert!(!is_in_cgroup("", "0123"));
     }
 }

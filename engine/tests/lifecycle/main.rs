@@ -5,6 +5,7 @@ mod image;
 mod keeping;
 mod living;
 mod place;
+mod reuse;
 
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ fn main() {
         privileged("privileged_a_dropped_commit_leaves_the_container_running", dropping::commit),
         privileged("privileged_a_dropped_handle_leaves_the_container_running", dropped_handle),
         privileged("privileged_a_killed_shim_is_told_and_cleaned_up", killed_shim),
+        privileged("privileged_the_number_in_a_record_may_be_a_strangers", reuse::of_a_record),
+        privileged("privileged_the_number_that_a_dead_shim_left_may_be_a_strangers", reuse::of_a_dead_shim),
         privileged("privileged_memory_that_ran_out_is_told", memory_ran_out),
         privileged("privileged_a_record_of_the_future_stops_nobody_else", future_record),
         privileged("privileged_users_and_files_of_the_image_are_used", users_and_files),
