@@ -32,7 +32,9 @@ fn main() {
     } else {
         None
     };
-    let privileged: [Case; 13] = [
+    let privileged: [Case; 15] = [
+        ("a_pidfd_goes_to_a_socket", pidfd_socket),
+        ("sockets_of_systemd_are_the_containers", activation),
         ("run_passes_streams_and_status", streams),
         ("create_start_state_kill_delete", life),
         ("run_tells_what_cannot_be_executed", executables),
@@ -376,7 +378,10 @@ fn exec() -> Outcome {
     }
     same(&bundle.ocirun(&["pause", &bundle.id])?.status.code(), &Some(0))?;
     let paused = bundle.ocirun(&["exec", &bundle.id, "true"])?;
-    same(&(paused.status.code(), text(&paused.stderr).contains("it is paused")), &(Some(255), true))?;
+    same(
+        &(paused.status.code(), text(&paused.stderr).contains("cannot exec in a paused container")),
+        &(Some(255), true),
+    )?;
     same(&bundle.ocirun(&["resume", &bundle.id])?.status.code(), &Some(0))?;
     // A signal is for the program.
     let script = "trap 'echo got; exit 8' TERM; echo ready; while :; do sleep 0.01; done";
@@ -492,7 +497,7 @@ fn update() -> Outcome {
     same(&greedy.status.code(), &Some(137))?;
     bundle.ocirun(&["kill", id, "KILL"])?;
     stdout.read_to_string(&mut lines)?;
-    same(&(child.wait()?.code(), lines.contains(&format!("{{\"id\":\"{id}\",\"type\":\"oom\"}}"))), &(Some(0), true))
+    same(&(child.wait()?.code(), lines.contains(&format!("{{\"type\":\"oom\",\"id\":\"{id}\"}}"))), &(Some(0), true))
         .map_err(|_| lines.into())
 }
 
@@ -510,4 +515,58 @@ fn fields() -> Outcome {
     same(&state["status"], &json!("running"))?;
     let created = state["created"].as_str().unwrap_or_default();
     same(&(created.len(), created.ends_with('Z')), &("2026-11-26T23:22:41.526106158Z".len(), true))
+}
+
+fn pidfd_socket() -> Outcome {
+    let bundle = Bundle::new(false, "exec sleep 1000")?;
+    let path = bundle.path("pidfd");
+    let listener = std::os::unix::net::UnixListener::bind(&path)?;
+    for (arguments, word) in [
+        (vec!["run", "-d", "-b", &bundle.path(""), "--pidfd-socket", &path, &bundle.id], "standard"),
+        (vec!["exec", "-d", "--pidfd-socket", &path, &bundle.id, "sleep", "1000"], "setns"),
+    ] {
+        let mut command = bundle.command();
+        let status = command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+        same(&status.code(), &Some(0))?;
+        let (stream, _) = listener.accept()?;
+        let mut buffer = [0; 64];
+        let mut parts = [std::io::IoSliceMut::new(&mut buffer)];
+        let mut control = nix::cmsg_space!(i32);
+        let flags = nix::sys::socket::MsgFlags::MSG_CMSG_CLOEXEC;
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&stream);
+        let message = nix::sys::socket::recvmsg::<()>(fd, &mut parts, Some(&mut control), flags)?;
+        let mut descriptors = 0;
+        for part in message.cmsgs()? {
+            if let nix::sys::socket::ControlMessageOwned::ScmRights(fds) = part {
+                for fd in fds {
+                    let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
+                    descriptors +=
+                        usize::from(info.lines().any(|line| line.starts_with("Pid:") && !line.ends_with("-1")));
+                }
+            }
+        }
+        let length = message.bytes;
+        same(&(descriptors, text(&buffer[..length])), &(1, word.to_owned()))?;
+    }
+    Ok(())
+}
+
+/// Two descriptors of systemd's, without an option, and one more with it.
+fn activation() -> Outcome {
+    let bundle = Bundle::new(false, "echo $LISTEN_FDS $LISTEN_PID; cat <&3; cat <&4; cat <&5")?;
+    for (name, content) in [("one", "1\n"), ("two", "2\n"), ("three", "3\n")] {
+        fs::write(bundle.path(name), content)?;
+    }
+    let script = format!(
+        "export LISTEN_FDS=2 LISTEN_PID=$$; exec {} --root {} run -b {} --preserve-fds 1 {} 3<{} 4<{} 5<{}",
+        env!("CARGO_BIN_EXE_ocirun"),
+        bundle.path("state"),
+        bundle.path(""),
+        bundle.id,
+        bundle.path("one"),
+        bundle.path("two"),
+        bundle.path("three"),
+    );
+    let output = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output()?;
+    same(&text(&output.stdout), &"2 1\n1\n2\n3\n".to_owned())
 }
