@@ -19,7 +19,7 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, LinuxResources, Process, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, LinuxResources, Process, Spec};
 
 pub(crate) use mount::id_map;
 pub(crate) use option::{Options, parse as parse_options};
@@ -317,7 +317,7 @@ impl Planner<'_> {
             if (self.new | self.joined) & kind != 0 {
                 return Err(invalid(field(), format!("{} is listed twice", namespace.typ())));
             }
-            match namespace.path() {
+            match joined(namespace) {
                 None => self.new |= kind,
                 Some(path) => {
                     self.joined |= kind;
@@ -527,6 +527,11 @@ impl Planner<'_> {
     }
 }
 
+/// The namespace to join. An empty path is none.
+pub(crate) fn joined(namespace: &LinuxNamespace) -> Option<&PathBuf> {
+    namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty())
+}
+
 /// Whether mappings map one id, which anybody may do with his own.
 pub(crate) fn alone(mappings: &[LinuxIdMapping]) -> bool {
     matches!(mappings, [one] if one.size() == 1)
@@ -568,7 +573,7 @@ fn unsupported(field: impl Into<String>, reason: impl Into<String>) -> Error {
 pub(crate) mod tests {
     use std::collections::HashMap;
 
-    use oci_spec::runtime::{Linux, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType as Kind};
+    use oci_spec::runtime::{Linux, LinuxIdMappingBuilder, LinuxNamespaceType as Kind};
 
     use super::*;
 

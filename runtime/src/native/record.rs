@@ -105,7 +105,7 @@ impl Record {
         let mut own_pids = false;
         let mut kinds = 0;
         for namespace in namespaces {
-            own_pids |= namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none();
+            own_pids |= namespace.typ() == LinuxNamespaceType::Pid && crate::plan::joined(namespace).is_none();
             kinds |= crate::plan::kind(namespace.typ());
         }
         let common = Common::of(spec);

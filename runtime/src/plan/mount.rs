@@ -196,7 +196,7 @@ impl Planner<'_> {
         let user = namespaces.iter().find(|namespace| namespace.typ() == LinuxNamespaceType::User);
         match (user, linux) {
             (None, _) | (_, None) => Err(invalid(field, "an idmap without mappings needs a user namespace")),
-            (Some(user), Some(linux)) => Ok(if let Some(path) = user.path() {
+            (Some(user), Some(linux)) => Ok(if let Some(path) = super::joined(user) {
                 IdMap::Namespace(path.clone())
             } else {
                 let text = |list: &Option<Vec<LinuxIdMapping>>| id_map(list.as_deref().unwrap_or_default());

@@ -1,6 +1,6 @@
 //! What a configuration can ask for and this runtime does not do.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
@@ -45,7 +45,7 @@ fn linux(linux: &Linux) -> Result<()> {
     let mappings = [linux.uid_mappings(), linux.gid_mappings()];
     let mapped = mappings.map(|list| list.as_ref().is_some_and(|list| !list.is_empty()));
     let user = linux.namespaces().iter().flatten().find(|namespace| namespace.typ() == LinuxNamespaceType::User);
-    match (user.map(|namespace| namespace.path().as_deref()), mapped) {
+    match (user.map(|namespace| super::joined(namespace).map(PathBuf::as_path)), mapped) {
         (Some(None), [true, true]) | (Some(Some(_)) | None, [false, false]) => Ok(()),
         (Some(None), _) => Err(invalid("linux.uidMappings", "a new user namespace needs uid and gid mappings")),
         (Some(Some(path)), _) => Err(joined(path)),

@@ -139,6 +139,8 @@ fn memory_policy() -> Outcome {
 
 fn personality() -> Outcome {
     let mut sandbox = Sandbox::new();
+    // An empty path is no namespace to join.
+    sandbox.spec["linux"]["namespaces"][0]["path"] = json!("");
     sandbox.spec["linux"]["personality"] = json!({"domain": "LINUX32"});
     let first = sandbox.script("busybox uname -m; cat /proc/self/personality").output()?;
     let created = sandbox.running()?;
