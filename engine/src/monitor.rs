@@ -267,7 +267,9 @@ async fn check_health(container: &Container, record: &Record, check: &Healthchec
     let start_interval = check.start_interval.unwrap_or(seconds(5));
     let retries = check.retries.unwrap_or(3);
     let since = record.started.unwrap_or_else(SystemTime::now);
-    let in_start_period = || since.elapsed().unwrap_or_default() < start_period;
+    // The clock may be set meanwhile; of one that was set back before, the period begins now.
+    let (before, here) = (since.elapsed().unwrap_or_default(), Instant::now());
+    let in_start_period = || before + here.elapsed() < start_period;
     // What a monitor before this one has found goes on.
     let mut health = match container.health().await {
         Ok(health) => health.unwrap_or_else(|| Health::starting(record.starts)),
