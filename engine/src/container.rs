@@ -18,8 +18,8 @@ use crate::spec;
 use crate::start::{self, Starter};
 use crate::streams::Streams;
 
-/// How long a killed container may take to be gone.
-const KILLED: Duration = Duration::from_secs(10);
+/// How long a killed container may take to be gone: longer than its shim waits for a reader that does not read (10 seconds).
+const KILLED: Duration = Duration::from_secs(20);
 
 /// A container by its id. The handle holds nothing: the container may change or go at any time.
 ///
@@ -171,7 +171,7 @@ impl Container {
                 // Whoever ends it so does not want it back.
                 if (signal == nix::libc::SIGKILL || signal == record.stop_signal) && !record.stopped {
                     record.stopped = true;
-                    inner.records.write(&record)?;
+                    is_noted(&record, inner.records.write(&record))?;
                 }
                 Ok(record)
             })
@@ -220,7 +220,7 @@ impl Container {
                 if runs || record.restarting {
                     record.stopped = true;
                     record.restarting = false;
-                    inner.records.write(&record)?;
+                    is_noted(&record, inner.records.write(&record))?;
                 }
                 Ok(runs.then_some(record))
             })
@@ -554,6 +554,11 @@ fn room(noted: Result<()>) -> Result<()> {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::StorageFull => Ok(()),
         noted => noted,
     }
+}
+
+/// Nor must it stop the end of a container that nobody starts again: it may be the one that fills the disk.
+fn is_noted(record: &Record, noted: Result<()>) -> Result<()> {
+    if record.request.restart == RestartPolicy::No { room(noted) } else { noted }
 }
 
 fn has_ended_since(first: &Record, now: &Record) -> bool {

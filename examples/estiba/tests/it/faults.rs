@@ -20,7 +20,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// `estiba` with its root at another place than the home's.
-fn at(home: &Home, root: &str, arguments: &[&str]) -> Command {
+pub(crate) fn at(home: &Home, root: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(Home::program());
     let run = text(&home.folder().join("other-run"));
     command.args(["--root", root, "--run-root", &run, "--cgroup-parent", home.cgroup()]).args(arguments);
@@ -28,14 +28,14 @@ fn at(home: &Home, root: &str, arguments: &[&str]) -> Command {
 }
 
 /// A small file system of its own. This process has its own mounts, and the home removes them in the end.
-fn small(home: &Home, name: &str, options: &str, flags: MsFlags) -> Result<String> {
+pub(crate) fn small(home: &Home, name: &str, options: &str, flags: MsFlags) -> Result<String> {
     let point = home.folder().join(name);
     fs::create_dir(&point)?;
     mount(Some("tmpfs"), &point, Some("tmpfs"), flags, Some(options))?;
     Ok(text(&point))
 }
 
-fn unmounted(point: &str) -> Result {
+pub(crate) fn unmounted(point: &str) -> Result {
     Ok(nix::mount::umount(point)?)
 }
 

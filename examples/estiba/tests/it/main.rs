@@ -6,6 +6,7 @@
 mod faults;
 mod files;
 mod home;
+mod hostile;
 mod image;
 mod kills;
 mod lifecycle;
@@ -55,5 +56,6 @@ fn main() -> ExitCode {
     trials.extend(kills::trials());
     trials.extend(refusals::trials());
     trials.extend(faults::trials());
+    trials.extend(hostile::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
