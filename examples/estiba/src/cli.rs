@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use estiba_engine::{Config, Engine, ShimProgram, SnapshotterKind};
 
 use crate::commands::{
@@ -311,10 +311,81 @@ fn command(words: &[OsString]) -> clap::Command {
 
 /// Reads the command line. What help and errors say goes to the caller.
 pub(crate) fn parse(words: Vec<OsString>) -> Result<Cli, clap::Error> {
-    use clap::FromArgMatches as _;
-    let matches = command(&words).try_get_matches_from(words)?;
+    let matches = match narrow(&words).map(|command| command.try_get_matches_from(&words)) {
+        Some(Ok(matches)) => matches,
+        Some(Err(error)) if error.kind() == ErrorKind::DisplayVersion => return Err(error),
+        // All that is said about a command line is said by the whole.
+        _ => command(&words).try_get_matches_from(words)?,
+    };
     Cli::from_arg_matches(&matches)
 }
+
+/// The command line with no other command than the one that the words lead to: to set up all of them takes more time and
+/// memory than many a command does.
+fn narrow(words: &[OsString]) -> Option<clap::Command> {
+    let root = Global::augment_args(clap::Command::new("estiba").version(env!("CARGO_PKG_VERSION")));
+    let root = root.subcommand_required(true).disable_help_subcommand(true);
+    let Some(word) = flags::first(&root, words) else { return Some(root) };
+    let (name, augment) = COMMANDS.into_iter().find(|(name, _)| *name == word)?;
+    let command = augment(clap::Command::new(name));
+    let command = if command.has_subcommands() {
+        // As the derived ones are.
+        command.subcommand_required(true).arg_required_else_help(true).disable_help_subcommand(true)
+    } else {
+        command
+    };
+    Some(flags::like_docker(root.subcommand(command), words))
+}
+
+/// What makes a command of an empty one.
+type Augment = fn(clap::Command) -> clap::Command;
+
+/// The commands and small groups of commands. `container` is not among them: it has nearly all commands once more.
+const COMMANDS: [(&str, Augment); 43] = [
+    ("run", run::Run::augment_args),
+    ("create", create::Create::augment_args),
+    ("start", start::Start::augment_args),
+    ("stop", stop::Stop::augment_args),
+    ("kill", kill::Kill::augment_args),
+    ("restart", restart::Restart::augment_args),
+    ("pause", pause::Pause::augment_args),
+    ("unpause", pause::Unpause::augment_args),
+    ("wait", wait::Wait::augment_args),
+    ("attach", attach::Attach::augment_args),
+    ("exec", exec::Exec::augment_args),
+    ("logs", logs::Logs::augment_args),
+    ("ps", ps::Ps::augment_args),
+    ("inspect", inspect::Inspect::augment_args),
+    ("top", top::Top::augment_args),
+    ("stats", stats::Stats::augment_args),
+    ("update", update::Update::augment_args),
+    ("rename", rename::Rename::augment_args),
+    ("port", port::Port::augment_args),
+    ("cp", cp::Cp::augment_args),
+    ("diff", diff::Diff::augment_args),
+    ("commit", commit::Commit::augment_args),
+    ("export", export::Export::augment_args),
+    ("rm", rm::Rm::augment_args),
+    ("images", images::Images::augment_args),
+    ("load", load::Load::augment_args),
+    ("import", import::Import::augment_args),
+    ("save", save::Save::augment_args),
+    ("pull", pull::Pull::augment_args),
+    ("push", push::Push::augment_args),
+    ("login", login::Login::augment_args),
+    ("logout", login::Logout::augment_args),
+    ("tag", tag::Tag::augment_args),
+    ("rmi", rmi::Rmi::augment_args),
+    ("history", history::History::augment_args),
+    ("events", events::Events::augment_args),
+    ("info", info::Info::augment_args),
+    ("version", version::Version::augment_args),
+    ("image", Image::augment_subcommands),
+    ("volume", volume::Volume::augment_subcommands),
+    ("system", System::augment_subcommands),
+    ("cleanup", cleanup::Cleanup::augment_args),
+    ("monitor", monitor::Monitor::augment_args),
+];
 
 /// The help of the command that the words lead to. The one that parses would show each flag with a value.
 pub(crate) fn help(words: &[OsString]) -> String {
@@ -434,6 +505,38 @@ mod tests {
                 command(&words(&[first.get_name(), second.get_name()])).debug_assert();
             }
         }
+    }
+
+    #[test]
+    fn a_command_alone_is_what_it_is_among_all() {
+        let names: Vec<String> = <Cli as clap::CommandFactory>::command()
+            .get_subcommands()
+            .map(|command| command.get_name().to_owned())
+            .filter(|name| name != "container")
+            .collect();
+        for name in &names {
+            let words = ["estiba", "--root", "run", name].map(OsString::from);
+            let (mut whole, mut narrow) = (command(&words), narrow(&words).expect(name));
+            whole.build();
+            narrow.build();
+            assert_eq!(narrow.get_subcommands().count(), 1, "{name}");
+            let takes = |root: &clap::Command| leaves(root.find_subcommand(name).expect(name));
+            assert_eq!(takes(&narrow), takes(&whole));
+        }
+    }
+
+    /// What a command and those below it take.
+    fn leaves(command: &clap::Command) -> Vec<String> {
+        let own = command.get_arguments().map(|arg| format!("{} {arg:?}", command.get_name()));
+        let aliases = command.get_all_aliases().map(str::to_owned);
+        let settings = format!(
+            "{} {} {}",
+            command.is_subcommand_required_set(),
+            command.is_disable_help_flag_set(),
+            command.is_disable_help_subcommand_set()
+        );
+        let below = command.get_subcommands().flat_map(leaves);
+        std::iter::once(settings).chain(own).chain(aliases).chain(below).collect()
     }
 
     fn failure(words: &str) -> String {

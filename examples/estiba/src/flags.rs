@@ -51,24 +51,33 @@ pub(crate) fn path<'a>(root: &'a Command, words: &[OsString]) -> (Vec<&'a str>, 
     let mut command = root;
     let mut words = words.iter().skip(1).filter_map(|word| word.to_str());
     while command.has_subcommands() {
-        let Some(word) = words.next() else { break };
-        if let Some(option) = word.strip_prefix("--") {
-            // An option of all commands with its value behind it.
-            let takes =
-                root.get_arguments().any(|arg| arg.get_long() == Some(option) && arg.get_action().takes_values());
-            if takes && !option.contains('=') {
-                words.next();
-            }
-            continue;
-        }
-        if word.starts_with('-') {
-            continue;
-        }
-        let Some(found) = command.find_subcommand(word) else { break };
+        let Some(found) = next(root, &mut words).and_then(|word| command.find_subcommand(word)) else { break };
         names.push(found.get_name());
         command = found;
     }
     (names, command)
+}
+
+/// The first word that is no option of all commands and no value of one.
+pub(crate) fn first<'a>(root: &Command, words: &'a [OsString]) -> Option<&'a str> {
+    next(root, &mut words.iter().skip(1).filter_map(|word| word.to_str()))
+}
+
+fn next<'a>(root: &Command, words: &mut impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    loop {
+        let word = words.next()?;
+        let Some(option) = word.strip_prefix("--") else {
+            if word.starts_with('-') {
+                continue;
+            }
+            return Some(word);
+        };
+        // An option of all commands with its value behind it.
+        let takes = root.get_arguments().any(|arg| arg.get_long() == Some(option) && arg.get_action().takes_values());
+        if takes && !option.contains('=') {
+            words.next();
+        }
+    }
 }
 
 #[cfg(test)]
