@@ -8,7 +8,7 @@ use estiba_engine::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::place::{self, Place};
+use crate::place::{self, Place, RunFolder};
 use crate::{Result, on, shell};
 
 fn kept(place: &Place, script: &str) -> CreateRequest {
@@ -344,7 +344,7 @@ pub(crate) fn after_a_reboot() -> Result {
         for container in [&always, &plain, &passing] {
             place::kill_shim(container.id().as_str())?;
         }
-        place.reboot()?;
+        place.reboot(RunFolder::Gone)?;
         let engine = place.open().await?;
         let names: Vec<_> = engine.containers().await?.into_iter().map(|summary| summary.record.id).collect();
         assert!(!names.contains(passing.id()), "a container that was to be removed is");
@@ -357,6 +357,73 @@ pub(crate) fn after_a_reboot() -> Result {
         }
         until("the monitor goes", async || Ok(!place.has_monitor())).await
     })
+}
+
+pub(crate) fn after_a_reboot_with_much_left() -> Result {
+    for run in [RunFolder::Gone, RunFolder::Stays] {
+        on(async |place| much_left(place, run).await).map_err(|error| format!("RUN is {run:?}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Containers in all states, with added processes, and none that comes back by itself.
+async fn much_left(place: &Place, run: RunFolder) -> Result {
+    let engine = place.open().await?;
+    let named = |name: &str, script: &str| CreateRequest { name: Some(name.into()), ..kept(place, script) };
+    let plain = detached(&engine, named("plain", "echo run; echo x >> /file; cat /file; exec sleep 100")).await?;
+    let request =
+        ExecRequest { command: vec!["sleep".into(), "100".into()], interactive: true, ..ExecRequest::default() };
+    let exec = plain.exec(request, Streams::ALL).await?;
+    let attached = plain.attach(Streams::OUTPUT).await?;
+    let paused = detached(&engine, named("paused", "exec sleep 100")).await?;
+    paused.pause().await?;
+    let created = engine.create(named("created", "exit 4")).await?;
+    let exited = detached(&engine, named("exited", "exit 3")).await?;
+    exited.wait(Until::NotRunning).await?;
+    until("it is settled", async || {
+        drop(place.open().await?);
+        Ok(exited.record().await?.ended.is_some())
+    })
+    .await?;
+    let passing = detached(&engine, CreateRequest { auto_remove: true, ..named("passing", "exec sleep 100") }).await?;
+    for container in [&plain, &paused, &passing] {
+        place::kill_shim(container.id().as_str())?;
+    }
+    drop((engine, exec, attached));
+    place.reboot(run)?;
+
+    let engine = place.open().await?;
+    let ended = |status| Status::Exited(Some(Exit { status, signal: None, oom_killed: false }));
+    for (name, expected) in [
+        ("plain", Status::Exited(None)),
+        ("paused", Status::Exited(None)),
+        ("created", Status::Created),
+        ("exited", ended(3)),
+    ] {
+        let container = engine.container(name).await?;
+        assert_eq!(container.status().await?, expected, "{name}");
+        assert!(matches!(container.kill(9).await, Err(Error::NotRunning { .. })), "{name}");
+        assert!(container.unpause().await.is_err(), "{name}");
+        container.stop(None, Some(0)).await?;
+    }
+    assert!(matches!(engine.container("passing").await, Err(Error::NoContainer { .. })));
+    let request = ExecRequest { command: vec!["true".into()], ..ExecRequest::default() };
+    let refused = engine.container("plain").await?.exec(request, Streams::NONE).await.err().ok_or("it was executed")?;
+    assert!(matches!(refused, Error::NotRunning { .. }), "{refused}");
+    // What it was is there: its log, its files, its name.
+    let again = engine.container("plain").await?;
+    assert_eq!(log_of(&again, false).await?, "run\nx\n");
+    again.start_with(Streams::NONE).await?;
+    until("it has run again", async || Ok(log_of(&again, false).await? == "run\nx\nrun\nx\nx\n")).await?;
+    let again = engine.container("paused").await?;
+    again.start_with(Streams::NONE).await?;
+    assert_eq!(again.status().await?, Status::Running);
+    created.start_with(Streams::NONE).await?;
+    assert_eq!(created.wait(Until::NotRunning).await?.map(|exit| exit.status), Some(4));
+    for container in [&plain, &paused, &created, &exited] {
+        engine.container(container.id().as_str()).await?.remove(Kill::Yes).await?;
+    }
+    Ok(())
 }
 
 pub(crate) fn damaged_records() -> Result {

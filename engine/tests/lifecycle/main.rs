@@ -57,6 +57,7 @@ fn main() {
         privileged("privileged_the_monitor_restarts", living::restarted_by_the_monitor),
         privileged("privileged_the_monitor_checks_health", living::checked_by_the_monitor),
         privileged("privileged_a_reboot_is_noticed", living::after_a_reboot),
+        privileged("privileged_after_a_reboot_nothing_is_lost", living::after_a_reboot_with_much_left),
         privileged("privileged_files_go_in_and_out_and_become_images", keeping::files_go_in_and_out),
         privileged("privileged_images_are_saved_and_loaded", keeping::images_are_saved_and_loaded),
         privileged("privileged_volumes_outlive_containers", keeping::volumes_outlive_containers),

@@ -22,6 +22,13 @@ pub(crate) fn missing() -> Option<String> {
     (effective != Some("0")).then(|| "needs root".to_owned())
 }
 
+/// What becomes of `RUN` when the machine is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RunFolder {
+    Gone,
+    Stays,
+}
+
 #[derive(Debug)]
 pub(crate) struct Place {
     folder: tempfile::TempDir,
@@ -60,12 +67,14 @@ impl Place {
         }
     }
 
-    /// Another boot than before, with an empty `RUN`.
-    pub(crate) fn reboot(&self) -> Result {
+    /// Another boot than before, with an empty `RUN`, or with what the last one has left there.
+    pub(crate) fn reboot(&self, run: RunFolder) -> Result {
         self.without_shims();
         // The processes of the containers would not have outlived it.
         for hierarchy in entries(Path::new("/sys/fs/cgroup")) {
             for folder in entries(&hierarchy.join(self.cgroup.trim_start_matches('/'))) {
+                // One that is frozen is killed when it thaws.
+                let _ = fs::write(folder.join("freezer.state"), "THAWED");
                 for pid in fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default().lines() {
                     let _ = nix::sys::signal::kill(
                         nix::unistd::Pid::from_raw(pid.parse()?),
@@ -79,6 +88,9 @@ impl Place {
                     std::thread::sleep(Duration::from_millis(10));
                 }
             }
+        }
+        if run == RunFolder::Stays {
+            return Ok(fs::write(self.run().join("boot"), "00000000-0000-0000-0000-000000000000")?);
         }
         for entry in entries(&self.run()) {
             if entry.is_dir() { fs::remove_dir_all(entry)? } else { fs::remove_file(entry)? }
