@@ -8,6 +8,8 @@ use std::time::Duration;
 use estiba_engine::image::Layout;
 use estiba_engine::runtime::{Cgroup, Hierarchies};
 use estiba_engine::{Config, Engine, Image, ShimProgram};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::{Result, image};
 
@@ -71,15 +73,24 @@ impl Place {
     pub(crate) fn reboot(&self, run: RunFolder) -> Result {
         self.without_shims();
         // The processes of the containers would not have outlived it.
+        self.end_containers();
+        if run == RunFolder::Stays {
+            return Ok(fs::write(self.run().join("boot"), "00000000-0000-0000-0000-000000000000")?);
+        }
+        for entry in entries(&self.run()) {
+            if entry.is_dir() { fs::remove_dir_all(entry)? } else { fs::remove_file(entry)? }
+        }
+        Ok(())
+    }
+
+    fn end_containers(&self) {
         for hierarchy in entries(Path::new("/sys/fs/cgroup")) {
             for folder in entries(&hierarchy.join(self.cgroup.trim_start_matches('/'))) {
                 // One that is frozen is killed when it thaws.
                 let _ = fs::write(folder.join("freezer.state"), "THAWED");
                 for pid in fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default().lines() {
-                    let _ = nix::sys::signal::kill(
-                        nix::unistd::Pid::from_raw(pid.parse()?),
-                        nix::sys::signal::Signal::SIGKILL,
-                    );
+                    let Ok(pid) = pid.parse() else { continue };
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
                 }
                 for _ in 0..100 {
                     if !folder.is_dir() || fs::remove_dir(&folder).is_ok() {
@@ -89,13 +100,6 @@ impl Place {
                 }
             }
         }
-        if run == RunFolder::Stays {
-            return Ok(fs::write(self.run().join("boot"), "00000000-0000-0000-0000-000000000000")?);
-        }
-        for entry in entries(&self.run()) {
-            if entry.is_dir() { fs::remove_dir_all(entry)? } else { fs::remove_file(entry)? }
-        }
-        Ok(())
     }
 
     /// Whether the kernel has frozen a container.
@@ -173,7 +177,11 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // The folder of the test's own; a container that a failed test left keeps it busy.
+        // Of a test that failed anything may be left.
+        for pid in shims(&self.folder.path().to_string_lossy()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        self.end_containers();
         for hierarchy in entries(Path::new("/sys/fs/cgroup")) {
             let _ = fs::remove_dir(hierarchy.join(self.cgroup.trim_start_matches('/')));
         }
@@ -232,7 +240,7 @@ fn monitors(root: &str) -> Vec<i32> {
 pub(crate) fn kill_monitor(place: &Place) -> Result {
     let monitors = monitors(&place.root().to_string_lossy());
     let [monitor] = monitors.as_slice() else { return Err(format!("there are {} monitors", monitors.len()).into()) };
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(*monitor), nix::sys::signal::Signal::SIGKILL)?;
+    kill(Pid::from_raw(*monitor), Signal::SIGKILL)?;
     for _ in 0..100 {
         if !place.has_monitor() {
             break;
@@ -262,7 +270,7 @@ fn processes(is_such: impl Fn(&str) -> bool) -> Vec<i32> {
 pub(crate) fn kill_shim(id: &str) -> Result {
     let shims = shims(id);
     let [shim] = shims.as_slice() else { return Err(format!("there are {} shims of {id}", shims.len()).into()) };
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(*shim), nix::sys::signal::Signal::SIGKILL)?;
+    kill(Pid::from_raw(*shim), Signal::SIGKILL)?;
     Ok(())
 }
 
