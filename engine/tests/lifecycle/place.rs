@@ -92,7 +92,7 @@ impl Place {
                     let Ok(pid) = pid.parse() else { continue };
                     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
                 }
-                for _ in 0..100 {
+                for _ in 0..1000 {
                     if !folder.is_dir() || fs::remove_dir(&folder).is_ok() {
                         break;
                     }
