@@ -146,7 +146,12 @@ impl LogReader {
         };
         reader.current = match reader.options.tail {
             None => reader.oldest()?,
-            Some(count) => reader.tail(count)?,
+            Some(count) => {
+                let (start, end) = reader.tail(count)?;
+                // It is counted from there, which may be later by now.
+                reader.end = end;
+                start
+            }
         };
         Ok(reader)
     }
@@ -406,6 +411,12 @@ impl LogReader {
             let next = match files.iter().position(|(_, id)| *id == current.id) {
                 Some(0) => return Ok(None),
                 Some(index) => files.get(index - 1),
+                // All that is left is younger than what was there when the log was opened.
+                None if !self.options.follow
+                    && self.end.is_some_and(|end| files.iter().all(|(_, id)| *id != end.id)) =>
+                {
+                    return Ok(None);
+                }
                 None => files.last(),
             };
             let Some((number, id)) = next else { return Ok(None) };
@@ -416,13 +427,15 @@ impl LogReader {
         Ok(None)
     }
 
-    /// Where the last `count` lines begin.
-    fn tail(&self, count: u64) -> Result<Option<Position>> {
+    /// Where the last `count` lines begin, and where they end.
+    fn tail(&self, count: u64) -> Result<(Option<Position>, Option<Mark>)> {
         let mut left = count;
         let mut best: Option<Position> = None;
+        let mut end = None;
         for (number, id) in self.files() {
             let Some(mut position) = self.open_file(number, id)? else { continue };
             let size = position.size(&self.path)?;
+            end = end.or(Some(Mark { id, size }));
             let (offset, found) = lines_before(&position.file, size, left)
                 .map_err(|error| Error::file("read", numbered(&self.path, number), error))?;
             left -= found;
@@ -432,7 +445,7 @@ impl LogReader {
                 break;
             }
         }
-        Ok(best)
+        Ok((best, end))
     }
 }
 
