@@ -11,8 +11,11 @@ use crate::error::{Error, Result};
 use crate::identity::Id;
 use crate::request::LogConfig;
 
-/// How many entries are read ahead of who takes them.
-const AHEAD: usize = 256;
+/// How many entries are handed over at once, if there are so many: each handing over wakes another thread.
+const TOGETHER: usize = 256;
+
+/// How many times so many are read ahead of who takes them.
+const AHEAD: usize = 2;
 
 /// How often the end of a container is looked for, though nothing is written.
 const LOOK: Duration = Duration::from_millis(100);
@@ -23,13 +26,28 @@ pub type LogsRequest = LogOptions;
 /// What a container has written, entry by entry. Dropping it ends the reading.
 #[derive(Debug)]
 pub struct Logs {
-    entries: mpsc::Receiver<Result<LogEntry>>,
+    entries: mpsc::Receiver<Result<Vec<LogEntry>>>,
+    /// Those that are here.
+    ready: std::vec::IntoIter<LogEntry>,
 }
 
 impl Logs {
     /// The next entry; `None` at the end, which comes for one that follows when the container has ended.
     pub async fn next(&mut self) -> Option<Result<LogEntry>> {
-        self.entries.recv().await
+        loop {
+            if let Some(entry) = self.ready.next() {
+                return Some(Ok(entry));
+            }
+            match self.entries.recv().await? {
+                Ok(entries) => self.ready = entries.into_iter(),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// The next entry if it is here without waiting: for who writes several at once.
+    pub fn next_ready(&mut self) -> Option<LogEntry> {
+        self.ready.next()
     }
 }
 
@@ -52,7 +70,7 @@ impl Container {
         let container = self.clone();
         // It ends with the reader of the entries, or with the container.
         tokio::task::spawn_blocking(move || read(&container.engine.inner, &container.id, reader, &sender));
-        Ok(Logs { entries })
+        Ok(Logs { entries, ready: Vec::new().into_iter() })
     }
 }
 
@@ -61,29 +79,39 @@ fn failed(id: &Id) -> impl Fn(estiba_shim::Error) -> Error {
     move |source| Error::Log { id: id.clone(), source: Box::new(source) }
 }
 
-fn read(inner: &Inner, id: &Id, mut reader: LogReader, entries: &mpsc::Sender<Result<LogEntry>>) {
+fn read(inner: &Inner, id: &Id, mut reader: LogReader, entries: &mpsc::Sender<Result<Vec<LogEntry>>>) {
+    let mut batch = Vec::new();
     loop {
-        match reader.next_entry() {
-            Ok(Some(entry)) => {
-                if entries.blocking_send(Ok(entry)).is_err() {
-                    return;
-                }
+        let found = reader.next_entry();
+        let is_entry = matches!(found, Ok(Some(_)));
+        let failure = match found {
+            Ok(entry) => {
+                batch.extend(entry);
+                None
             }
-            Ok(None) if reader.is_finished() || entries.is_closed() => return,
-            Ok(None) => {
-                // Looked at before the last read: what came before the end is in it.
-                let runs = inner.records.has_shim(id).unwrap_or(false);
-                if !runs {
-                    reader.stop_following();
-                } else if let Err(error) = reader.wait(Some(LOOK)) {
-                    let _ = entries.blocking_send(Err(failed(id)(error)));
-                    return;
-                }
-            }
-            Err(error) => {
-                let _ = entries.blocking_send(Err(failed(id)(error)));
-                return;
-            }
+            Err(error) => Some(error),
+        };
+        let is_due = !is_entry || batch.len() >= TOGETHER;
+        if is_due && !batch.is_empty() && entries.blocking_send(Ok(std::mem::take(&mut batch))).is_err() {
+            return;
+        }
+        if let Some(error) = failure {
+            let _ = entries.blocking_send(Err(failed(id)(error)));
+            return;
+        }
+        if is_entry {
+            continue;
+        }
+        if reader.is_finished() || entries.is_closed() {
+            return;
+        }
+        // Looked at before the last read: what came before the end is in it.
+        let runs = inner.records.has_shim(id).unwrap_or(false);
+        if !runs {
+            reader.stop_following();
+        } else if let Err(error) = reader.wait(Some(LOOK)) {
+            let _ = entries.blocking_send(Err(failed(id)(error)));
+            return;
         }
     }
 }

@@ -12,6 +12,9 @@ use crate::moment;
 use crate::output::BROKEN_PIPE;
 use crate::view::image::Config;
 
+/// How many bytes are written at once, if there are so many.
+const TOGETHER: usize = 64 << 10;
+
 /// Show what a container has written
 #[derive(Debug, Args)]
 #[command(
@@ -79,25 +82,39 @@ impl Logs {
         let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
         // Only the first part of a long line has its time before it.
         let mut middle = [false; 2];
-        while let Some(entry) = entries.next().await {
-            let entry = entry.map_err(|error| Problem::Failure(error.into()))?;
-            let (out, index): (&mut (dyn AsyncWrite + Unpin), usize) = match entry.stream {
-                Stream::Stdout => (&mut stdout, 0),
-                Stream::Stderr => (&mut stderr, 1),
+        // What comes at once is written at once, as long as it goes to the same stream.
+        let mut text = Vec::new();
+        let mut next = None;
+        loop {
+            let entry = match next.take() {
+                Some(entry) => entry,
+                None => match entries.next().await {
+                    Some(entry) => entry.map_err(|error| Problem::Failure(error.into()))?,
+                    None => return Ok(()),
+                },
             };
-            let mut line = Vec::new();
-            if !middle[index] {
+            let stream = entry.stream;
+            let middle = &mut middle[usize::from(stream == Stream::Stderr)];
+            if !*middle {
                 if self.timestamps {
-                    line.extend(format!("{} ", moment::rfc3339_nano(entry.time)).as_bytes());
+                    text.extend(format!("{} ", moment::rfc3339_nano(entry.time)).as_bytes());
                 }
-                line.extend(details.as_bytes());
+                text.extend(details.as_bytes());
             }
-            middle[index] = !entry.bytes.ends_with(b"\n");
-            line.extend(&entry.bytes);
-            out.write_all(&line).await.map_err(Problem::Write)?;
+            *middle = !entry.bytes.ends_with(b"\n");
+            text.extend(&entry.bytes);
+            next = entries.next_ready();
+            if text.len() < TOGETHER && next.as_ref().is_some_and(|next| next.stream == stream) {
+                continue;
+            }
+            let out: &mut (dyn AsyncWrite + Unpin) = match stream {
+                Stream::Stdout => &mut stdout,
+                Stream::Stderr => &mut stderr,
+            };
+            out.write_all(&text).await.map_err(Problem::Write)?;
             out.flush().await.map_err(Problem::Write)?;
+            text.clear();
         }
-        Ok(())
     }
 }
 
