@@ -17,7 +17,7 @@ const ALLOWED: [(&str, &[&str]); 6] = [
     ("estiba-engine", &["estiba-image", "estiba-storage", "estiba-network", "estiba-runtime", "estiba-shim"]),
 ];
 
-/// Crates that block and say so: tokio is not below them.
+/// Crates that block and say so: tokio is not below them, unless a feature of theirs asks for it.
 const BLOCKING: [&str; 5] = ["estiba-image", "estiba-storage", "estiba-network", "estiba-runtime", "estiba-shim"];
 
 /// Folders of crates whose system calls may be unsafe, in `src/sys.rs` or `src/sys/`.
@@ -114,14 +114,22 @@ fn reached<'a>(graph: &BTreeMap<&'a PackageId, Vec<&'a PackageId>>, from: &'a Pa
 fn tokio_is_not_below_the_crates_that_block() -> Result {
     let metadata = metadata()?;
     let resolve = metadata.resolve.as_ref().ok_or("cargo metadata resolved nothing")?;
+    let names: BTreeMap<_, _> = metadata.packages.iter().map(|package| (&package.id, package.name.as_str())).collect();
+    // What is optional is another's choice: the features of all members are united here.
+    let mut optional = BTreeSet::new();
+    for package in metadata.workspace_packages() {
+        assert!(package.features.get("default").is_none_or(Vec::is_empty), "{} has default features", package.name);
+        let own = package.dependencies.iter().filter(|dependency| dependency.optional);
+        optional.extend(own.map(|dependency| (package.name.as_str(), dependency.name.as_str())));
+    }
     let mut graph = BTreeMap::new();
     for node in &resolve.nodes {
         let normal =
             |kinds: &[cargo_metadata::DepKindInfo]| kinds.iter().any(|kind| kind.kind == DependencyKind::Normal);
-        let below: Vec<_> = node.deps.iter().filter(|dep| normal(&dep.dep_kinds)).map(|dep| &dep.pkg).collect();
-        graph.insert(&node.id, below);
+        let mandatory = |dep: &&cargo_metadata::NodeDep| !optional.contains(&(names[&node.id], names[&dep.pkg]));
+        let below = node.deps.iter().filter(|dep| normal(&dep.dep_kinds)).filter(mandatory);
+        graph.insert(&node.id, below.map(|dep| &dep.pkg).collect::<Vec<_>>());
     }
-    let names: BTreeMap<_, _> = metadata.packages.iter().map(|package| (&package.id, package.name.as_str())).collect();
     let below = |name: &str| -> Result<bool> {
         let id = names.iter().find(|(_, known)| **known == name).ok_or_else(|| format!("no package {name}"))?.0;
         Ok(reached(&graph, id).iter().any(|package| names[*package] == "tokio"))

@@ -61,7 +61,6 @@ fn no_image(home: &Home) -> Result {
         (format!("docker-archive:{garbage}"), vec![garbage.as_str()]),
         (format!("docker-archive:{empty}"), vec![empty.as_str()]),
         ("docker-archive:/dev/null".to_owned(), vec!["/dev/null"]),
-        ("alpine".to_owned(), vec!["docker.io/library/alpine", "skopeo copy", "oci:"]),
         ("embedded:nothing".to_owned(), vec!["embedded:nothing"]),
         ("oci:".to_owned(), vec!["oci:"]),
         ("UPPER/case".to_owned(), vec!["UPPER/case"]),
