@@ -356,6 +356,8 @@ impl Records {
 
     /// Says that all records were looked at since the machine was started.
     pub(crate) fn know_boot(&self) -> Result<()> {
+        // Several may be the first.
+        let _alone = FolderLock::wait(&self.run)?;
         folder::replace(&self.run, BOOT, boot_id()?.as_bytes(), Durability::Lazy)
     }
 
