@@ -1,5 +1,6 @@
 //! Reads a log, also while it is written and rotated.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -70,6 +71,8 @@ pub struct LogReader {
     current: Option<Position>,
     /// The file after `current`, once there is one: `current` does not grow any more then.
     next: Option<Position>,
+    /// The files after `current` that were open when lines were counted from the end: they may be rotated away before they are read.
+    ahead: VecDeque<Position>,
     /// Where the log ended when it was opened, which is where reading ends unless it follows.
     end: Option<Mark>,
     /// Bytes of `current` that were read and not yet taken, from `start` on.
@@ -137,6 +140,7 @@ impl LogReader {
             options,
             current: None,
             next: None,
+            ahead: VecDeque::new(),
             end,
             buffer: Vec::new(),
             start: 0,
@@ -147,10 +151,12 @@ impl LogReader {
         reader.current = match reader.options.tail {
             None => reader.oldest()?,
             Some(count) => {
-                let (start, end) = reader.tail(count)?;
+                let mut files = reader.tail(count)?;
                 // It is counted from there, which may be later by now.
-                reader.end = end;
-                start
+                reader.end = files.back().map(|(position, size)| Mark { id: position.id, size: *size });
+                let first = files.pop_front().map(|(position, _)| position);
+                reader.ahead = files.into_iter().map(|(position, _)| position).collect();
+                first
             }
         };
         Ok(reader)
@@ -164,6 +170,11 @@ impl LogReader {
     /// [`Error::File`] if a file cannot be read.
     pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         while !self.finished {
+            // What is in the buffer may have come later.
+            if self.is_at_end() {
+                self.finished = true;
+                break;
+            }
             if let Some(length) = self.line() {
                 let line = &self.buffer[self.start..self.start + length];
                 let entry = if self.skipping { None } else { Entry::parse(line) };
@@ -177,9 +188,7 @@ impl LogReader {
                 }
                 continue;
             }
-            if self.is_at_end() {
-                self.finished = true;
-            } else if !self.fill()? && !self.advance()? {
+            if !self.fill()? && !self.advance()? {
                 if !self.options.follow {
                     self.finished = true;
                 }
@@ -299,6 +308,12 @@ impl LogReader {
             if last && !self.options.follow {
                 return Ok(false);
             }
+            self.current = Some(next);
+            self.skipping = false;
+            return Ok(true);
+        }
+        // Those before the last of them are whole.
+        if let Some(next) = self.ahead.pop_front() {
             self.current = Some(next);
             self.skipping = false;
             return Ok(true);
@@ -427,25 +442,23 @@ impl LogReader {
         Ok(None)
     }
 
-    /// Where the last `count` lines begin, and where they end.
-    fn tail(&self, count: u64) -> Result<(Option<Position>, Option<Mark>)> {
+    /// The files that hold the last `count` lines, oldest first, at where these begin, each with its size.
+    fn tail(&self, count: u64) -> Result<VecDeque<(Position, u64)>> {
         let mut left = count;
-        let mut best: Option<Position> = None;
-        let mut end = None;
+        let mut files = VecDeque::new();
         for (number, id) in self.files() {
             let Some(mut position) = self.open_file(number, id)? else { continue };
             let size = position.size(&self.path)?;
-            end = end.or(Some(Mark { id, size }));
             let (offset, found) = lines_before(&position.file, size, left)
                 .map_err(|error| Error::file("read", numbered(&self.path, number), error))?;
             left -= found;
             position.offset = offset;
-            best = Some(position);
+            files.push_front((position, size));
             if left == 0 {
                 break;
             }
         }
-        Ok((best, end))
+        Ok(files)
     }
 }
 

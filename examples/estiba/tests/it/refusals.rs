@@ -63,7 +63,7 @@ fn no_image(home: &Home) -> Result {
         ("docker-archive:/dev/null".to_owned(), vec!["/dev/null"]),
         ("embedded:nothing".to_owned(), vec!["embedded:nothing"]),
         ("oci:".to_owned(), vec!["oci:"]),
-        ("UPPER/case".to_owned(), vec!["UPPER/case"]),
+        ("some/UPPER".to_owned(), vec!["some/UPPER"]),
     ];
     for (reference, words) in cases {
         refused_cleanly(home, &reference, &reference, &words)?;
