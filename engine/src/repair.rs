@@ -225,7 +225,10 @@ fn end_run(inner: &Inner, mut record: Record) -> Result<Watch> {
     record.paused = false;
     let watch = if record.restarting { Watch::Needed } else { Watch::No };
     inner.records.write(&record)?;
-    failures.extend(inner.records.unmark(&id).err());
+    if failures.is_empty() {
+        // Else the next command finds it here and tries again.
+        failures.extend(inner.records.unmark(&id).err());
+    }
     Error::all(&id, failures).map(|()| watch)
 }
 
