@@ -310,15 +310,19 @@ pub(crate) fn checked_by_the_monitor() -> Result {
         let touch = container.exec(request, Streams::NONE).await?;
         assert_eq!(touch.wait().await?, 0);
         until("it is healthy", async || Ok(health().await?.status == HealthStatus::Healthy)).await?;
-        let mut events = engine
-            .events(EventsRequest { since: Some(std::time::UNIX_EPOCH), until: Some(std::time::SystemTime::now()) })
-            .await?;
-        let mut told = Vec::new();
-        while let Some(event) = events.next().await {
-            let action = event?.action;
-            told.extend(action.starts_with("health").then_some(action));
-        }
-        assert_eq!(told, ["health_status: unhealthy", "health_status: healthy"]);
+        // An event follows what it tells of.
+        until("both are told", async || {
+            let mut events = engine
+                .events(EventsRequest { since: Some(std::time::UNIX_EPOCH), until: Some(std::time::SystemTime::now()) })
+                .await?;
+            let mut told = Vec::new();
+            while let Some(event) = events.next().await {
+                let action = event?.action;
+                told.extend(action.starts_with("health").then_some(action));
+            }
+            Ok(told == ["health_status: unhealthy", "health_status: healthy"])
+        })
+        .await?;
         container.remove(Kill::Yes).await?;
         until("the monitor goes", async || Ok(!place.has_monitor())).await
     })
