@@ -15,14 +15,18 @@ use crate::folder::{self, Durability};
 use crate::identity::Id;
 use crate::record::Record;
 use crate::request::{CreateRequest, NetworkMode};
-use crate::spec::{self, HostFiles};
-use crate::unpack;
+use crate::spec::{self, HostFiles, ImageDefaults};
 use crate::user;
 
 /// Writes `config.json` and the files that stand in for the container's own. `mounts` make the root, to be looked at only.
-pub(crate) fn write(inner: &Inner, record: &Record, bundle: &Path, mounts: &[oci_spec::runtime::Mount]) -> Result<()> {
+pub(crate) fn write(
+    inner: &Inner,
+    record: &Record,
+    image: &ImageDefaults,
+    bundle: &Path,
+    mounts: &[oci_spec::runtime::Mount],
+) -> Result<()> {
     let request = &record.request;
-    let image = unpack::defaults_of(&request.image, &inner.content)?;
     let wanted = request.user.as_deref().unwrap_or(&image.user);
     let root = |source| Error::Root { id: record.id.clone(), source: Box::new(source) };
     let tree = Tree::new(mounts).map_err(root)?;
@@ -44,7 +48,7 @@ pub(crate) fn write(inner: &Inner, record: &Record, bundle: &Path, mounts: &[oci
     if request.privileged {
         devices(Path::new("/dev"), &mut files.devices)?;
     }
-    let spec = spec::build(&record.id, &record.cgroup, request, &image, &identity, &hostname, &files)?;
+    let spec = spec::build(&record.id, &record.cgroup, request, image, &identity, &hostname, &files)?;
     let bytes = serde_json::to_vec(&spec).map_err(|source| Error::Spec { field: "config", source: source.into() })?;
     folder::replace(bundle, "config.json", &bytes, Durability::Lazy)
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use estiba_runtime::Stats;
 use estiba_shim::proto;
 
-use crate::engine::{Engine, Inner};
+use crate::engine::{Engine, Inner, Made};
 use crate::error::{Error, Result};
 use crate::folder::FolderLock;
 use crate::health::Health;
@@ -116,20 +116,18 @@ impl Container {
     ///
     /// [`Error::StillRunning`] if it runs.
     pub async fn start_with(&self, streams: Streams) -> Result<Running> {
-        let (lock, record) = self
-            .with(|inner, id| {
-                let (lock, record) = inner.lock(id)?;
-                if inner.records.has_shim(id)? {
-                    return Err(Error::StillRunning { id: id.clone() });
-                }
-                // Its shim may have died, and nobody has cleaned up since.
-                repair::settle(inner, id, &lock)?;
-                let record =
-                    inner.records.read(id)?.ok_or_else(|| Error::NoContainer { name: record.id.to_string() })?;
-                Ok((lock, record))
-            })
-            .await?;
-        start::start(self.engine.clone(), record, lock, streams, Starter::User).await
+        let (engine, id) = (self.engine.clone(), self.id.clone());
+        start::on_thread(&self.engine, move |inner, waited| {
+            let (lock, record) = inner.lock(&id)?;
+            if inner.records.has_shim(&id)? {
+                return Err(Error::StillRunning { id });
+            }
+            // Its shim may have died, and nobody has cleaned up since.
+            repair::settle(inner, &id, &lock)?;
+            let record = inner.records.read(&id)?.ok_or_else(|| Error::NoContainer { name: record.id.to_string() })?;
+            start::start(&engine, Made { record, lock, fresh: None }, streams, Starter::User, &waited)
+        })
+        .await
     }
 
     /// Connects to a container that runs.

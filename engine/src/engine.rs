@@ -12,6 +12,7 @@ use estiba_runtime::{External, Native, Runtime};
 use estiba_shim::Runtimes;
 use estiba_storage::Snapshotter;
 use oci_spec::image::Descriptor;
+use oci_spec::runtime::Mount;
 
 use crate::config::{Config, Parts, SnapshotterKind};
 use crate::container::Container;
@@ -160,7 +161,7 @@ impl Engine {
     pub async fn create(&self, request: CreateRequest) -> Result<Container> {
         let id = self
             .blocking(move |inner| {
-                let (mut record, _lock) = inner.make(request)?;
+                let Made { mut record, lock: _lock, .. } = inner.make(request)?;
                 record.stage = Stage::Created;
                 inner.records.write(&record)?;
                 inner.records.unmark(&record.id)?;
@@ -179,14 +180,13 @@ impl Engine {
 
     /// The same, connected to the caller by the streams that it wants.
     pub async fn run_with(&self, request: CreateRequest, streams: Streams) -> Result<Running> {
-        let (record, lock) = self
-            .blocking(move |inner| {
-                let (record, lock) = inner.make(request)?;
-                inner.tell(&[record.event("create")]);
-                Ok((record, lock))
-            })
-            .await?;
-        start::start(self.clone(), record, lock, streams, Starter::User).await
+        let engine = self.clone();
+        start::on_thread(self, move |inner, waited| {
+            let made = inner.make(request)?;
+            inner.tell(&[made.record.event("create")]);
+            start::start(&engine, made, streams, Starter::User, &waited)
+        })
+        .await
     }
 
     /// The container of that name, id, or beginning of an id.
@@ -274,9 +274,25 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     }
 }
 
+/// A container that is to be started, and its lock.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) record: Record,
+    pub(crate) lock: FolderLock,
+    pub(crate) fresh: Option<Fresh>,
+}
+
+/// What is known of a container that was made just now, and has to be found again later.
+#[derive(Debug)]
+pub(crate) struct Fresh {
+    pub(crate) defaults: ImageDefaults,
+    /// Its root.
+    pub(crate) mounts: Vec<Mount>,
+}
+
 impl Inner {
     /// Writes a new container's record, takes its name and prepares its snapshot. On failure nothing is left.
-    fn make(&self, request: CreateRequest) -> Result<(Record, FolderLock)> {
+    fn make(&self, request: CreateRequest) -> Result<Made> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Error::NotRoot);
         }
@@ -318,8 +334,8 @@ impl Inner {
                 source: Box::new(source),
             })
         });
-        match made.and_then(|mounts| self.make_volumes(&record, &mounts)) {
-            Ok(()) => Ok((record, lock)),
+        match made.and_then(|mounts| self.make_volumes(&record, &mounts).map(|()| mounts)) {
+            Ok(mounts) => Ok(Made { record, lock, fresh: Some(Fresh { defaults: unpacked.defaults, mounts }) }),
             Err(error) => {
                 repair::demolish(self, &record)?;
                 Err(error)

@@ -12,8 +12,9 @@ use oci_spec::runtime::{Capability, LinuxCapabilitiesBuilder, Process as Spec, U
 use tokio::net::unix::pipe;
 
 use crate::bundle;
+use crate::connection::{Blocking, Waited, Waiter};
 use crate::container::{Container, TYPES};
-use crate::engine::Inner;
+use crate::engine::{Engine, Inner};
 use crate::error::{Error, Result};
 use crate::identity::Id;
 use crate::journal::Event;
@@ -67,48 +68,68 @@ impl Container {
     /// [`Error::NotRunning`], [`Error::Paused`]; [`Error::exit_code`] is 127 if the program is not there and 126 if it cannot be
     /// executed.
     pub async fn exec(&self, request: ExecRequest, streams: Streams) -> Result<Exec> {
-        let (interactive, tty) = (request.interactive, request.tty);
-        let words = request.command.join(" ");
-        let (record, spec, exec_id, fifos) = self
-            .with(move |inner, id| {
-                // Nobody removes it meanwhile.
-                let (_lock, record) = inner.lock(id)?;
-                match inner.records.status(&record)? {
-                    Status::Running => {}
-                    Status::Paused => return Err(Error::Paused { id: id.clone() }),
-                    _ => return Err(Error::NotRunning { id: id.clone() }),
-                }
-                let spec = inner.process_of(&record, &request)?;
-                let fifos = Fifos::make(&inner.records.bundle(id), streams.of(interactive, tty))?;
-                let exec_id = Id::random()?.to_string();
-                let event = |action: &str| told(&record, &format!("{action}: {words}"), &exec_id);
-                inner.tell(&[event("exec_create"), event("exec_start")]);
-                Ok((record, spec, exec_id, fifos))
-            })
-            .await?;
-        let mut process = self.engine.process(&record, exec_id.clone()).await?;
-        let call = proto::ExecProcessRequest {
-            id: self.id.to_string(),
-            exec_id: exec_id.clone(),
-            terminal: tty,
-            stdin: if interactive { ATTACH.to_owned() } else { String::new() },
-            stdout: if streams.stdout { ATTACH.to_owned() } else { String::new() },
-            stderr: if streams.stderr && !tty { ATTACH.to_owned() } else { String::new() },
-            spec: Some(proto::Any { type_url: format!("{TYPES}Process"), value: spec }),
-        };
-        process.call(&call).await.map_err(self.shim("add a process to"))?;
-        let ends = process.attach(fifos, true).await?;
-        let start = proto::StartRequest { id: self.id.to_string(), exec_id };
-        match process.call(&start).await {
-            Ok(answer) => {
-                Ok(Exec { stdin: ends.stdin, stdout: ends.stdout, stderr: ends.stderr, process, pid: answer.pid })
-            }
-            Err(source) => {
-                process.delete().await;
-                Err(self.shim("execute the program in")(source))
-            }
-        }
+        let engine = self.engine.clone();
+        let waiter = Waiter::default();
+        let waited = waiter.waited();
+        let exec = self.with(move |_, id| start(&engine, id, &request, streams, &waited)).await;
+        waiter.done();
+        exec
     }
+}
+
+/// Adds a process. Blocks.
+fn start(engine: &Engine, id: &Id, request: &ExecRequest, streams: Streams, waited: &Waited) -> Result<Exec> {
+    let inner = &*engine.inner;
+    let gone = || Error::NotRunning { id: id.clone() };
+    let shim = |operation| move |source| Error::Shim { operation, id: id.clone(), source: Box::new(source) };
+    let bundle = inner.records.bundle(id);
+    let socket = |source| Error::Io { operation: "use the socket of", path: bundle.clone(), source };
+    let (interactive, tty) = (request.interactive, request.tty);
+    // Nobody removes it meanwhile.
+    let (lock, record) = inner.lock(id)?;
+    match inner.records.status(&record)? {
+        Status::Running => {}
+        Status::Paused => return Err(Error::Paused { id: id.clone() }),
+        _ => return Err(gone()),
+    }
+    let spec = inner.process_of(&record, request)?;
+    let fifos = Fifos::make(&bundle, streams.of(interactive, tty))?;
+    let exec_id = Id::random()?.to_string();
+    let words = request.command.join(" ");
+    let event = |action: &str| told(&record, &format!("{action}: {words}"), &exec_id);
+    inner.tell(&[event("exec_create"), event("exec_start")]);
+    drop(lock);
+    let connect = || inner.connect(id)?.map(Blocking::new).ok_or_else(gone);
+    let (mut control, waiting) = (connect()?, connect()?);
+    waited.watch(&control).map_err(socket)?;
+    let add = proto::ExecProcessRequest {
+        id: id.to_string(),
+        exec_id: exec_id.clone(),
+        terminal: tty,
+        stdin: if interactive { ATTACH.to_owned() } else { String::new() },
+        stdout: if streams.stdout { ATTACH.to_owned() } else { String::new() },
+        stderr: if streams.stderr && !tty { ATTACH.to_owned() } else { String::new() },
+        spec: Some(proto::Any { type_url: format!("{TYPES}Process"), value: spec }),
+    };
+    // Both calls at once: the second fails if the first does.
+    let added = control.send(&add).map_err(shim("add a process to"))?;
+    let attach = fifos.call(&record, exec_id.clone(), true);
+    let attached = attach.map(|attach| control.send(&attach)).transpose().map_err(shim("attach to"))?;
+    control.answer(&added).map_err(shim("add a process to"))?;
+    let attached = attached.map(|attached| control.answer(&attached)).transpose().map_err(shim("attach to"))?;
+    let ends = fifos.ends()?;
+    let start = proto::StartRequest { id: id.to_string(), exec_id: exec_id.clone() };
+    let pid = match control.call(&start) {
+        Ok(answer) => answer.pid,
+        Err(source) => {
+            let _ = control.call(&proto::DeleteRequest { id: id.to_string(), exec_id });
+            return Err(shim("execute the program in")(source));
+        }
+    };
+    let (control, waiting) = (control.into_async().map_err(socket)?, waiting.into_async().map_err(socket)?);
+    let process = Process::new(engine.clone(), record, exec_id, control, waiting);
+    let process = process.attached(attached.map(|answer| answer.attachment));
+    Ok(Exec { stdin: ends.stdin, stdout: ends.stdout, stderr: ends.stderr, process, pid })
 }
 
 impl Exec {
@@ -147,15 +168,25 @@ impl Exec {
 
     /// Forgets the process, which has ended with `status`.
     pub async fn finish(self, status: i32) -> Result<()> {
-        self.process.delete().await;
         let (record, exec_id) = (self.process.record.clone(), self.process.exec_id.clone());
-        self.process
-            .engine
+        let engine = self.process.engine.clone();
+        let (control, _waiting) = self.process.into_blocking();
+        let waiter = Waiter::default();
+        let waited = waiter.waited();
+        let finished = engine
             .blocking(move |inner| {
+                if let Some(mut control) = control {
+                    let folder = inner.records.bundle(&record.id);
+                    waited.watch(&control).map_err(Error::io("use the socket of", folder))?;
+                    // Somebody else may have done it, or the shim has gone.
+                    let _ = control.call(&proto::DeleteRequest { id: record.id.to_string(), exec_id: exec_id.clone() });
+                }
                 inner.tell(&[told(&record, "exec_die", &exec_id).with("exitCode", &status)]);
                 Ok(())
             })
-            .await
+            .await;
+        waiter.done();
+        finished
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt;
 use tokio::task::JoinHandle;
 
 use crate::container::Container;
-use crate::engine::{Engine, Inner};
+use crate::engine::{Engine, Inner, Made};
 use crate::error::{Error, Result};
 use crate::events::EventsRequest;
 use crate::exec::ExecRequest;
@@ -228,8 +228,12 @@ async fn restart(container: &Container) -> Result<()> {
     }) else {
         return Ok(());
     };
+    let engine = container.engine.clone();
     // It goes on by itself; what it says goes to its log. A failure is on its record.
-    start::start(container.engine.clone(), record, lock, Streams::NONE, Starter::Policy).await.map(drop)
+    let restart = move |_: &Inner, waited| {
+        start::start(&engine, Made { record, lock, fresh: None }, Streams::NONE, Starter::Policy, &waited)
+    };
+    start::on_thread(&container.engine, restart).await.map(drop)
 }
 
 /// Waits for the end of a run, checking the container's health, and puts the end on record.

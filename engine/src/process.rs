@@ -4,7 +4,7 @@ use estiba_shim::proto;
 use estiba_shim::proto::Call;
 use tokio::sync::Mutex;
 
-use crate::connection::Connection;
+use crate::connection::{Blocking, Connection};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::record::Record;
@@ -36,6 +36,17 @@ impl Process {
         Self { engine, record: Box::new(record), exec_id, control, waiting, attachment: None }
     }
 
+    /// With the streams that the shim knows by that number.
+    pub(crate) fn attached(self, attachment: Option<u64>) -> Self {
+        Self { attachment, ..self }
+    }
+
+    /// Both connections, for a thread that may block: calls, and the wait. `None` for one whose last call was given up.
+    pub(crate) fn into_blocking(self) -> (Option<Blocking>, Option<Blocking>) {
+        let blocking = |connection: Mutex<Connection>| connection.into_inner().into_blocking().ok();
+        (blocking(self.control), blocking(self.waiting))
+    }
+
     fn id(&self) -> String {
         self.record.id.to_string()
     }
@@ -51,12 +62,7 @@ impl Process {
 
     /// Connects fifos with the process. `stdin_once`: the end of this client's input is the end of the process's.
     pub(crate) async fn attach(&mut self, fifos: Fifos, stdin_once: bool) -> Result<Ends> {
-        if fifos.is_empty() {
-            return Ok(Ends::default());
-        }
-        let [stdin, stdout, stderr] = fifos.paths();
-        let call =
-            proto::AttachRequest { id: self.id(), exec_id: self.exec_id.clone(), stdin, stdout, stderr, stdin_once };
+        let Some(call) = fifos.call(&self.record, self.exec_id.clone(), stdin_once) else { return Ok(Ends::default()) };
         let answer = self.call(&call).await.map_err(self.shim("attach to"))?;
         self.attachment = Some(answer.attachment);
         fifos.ends()

@@ -3,6 +3,8 @@
 use estiba_shim::proto;
 use tokio::net::unix::pipe;
 
+use crate::connection::{Blocking, Waiter};
+use crate::engine::Inner;
 use crate::error::{Error, Result};
 use crate::identity::Id;
 use crate::process::Process;
@@ -86,17 +88,49 @@ impl Running {
     pub async fn finish(self) -> Result<()> {
         let Self { process, .. } = self;
         let (engine, id, run) = (process.engine.clone(), process.record.id.clone(), process.record.starts);
-        if !process.delete().await {
-            let id = id.to_string();
-            let kill = proto::KillRequest { id, signal: 9, all: true, ..proto::KillRequest::default() };
-            // None of it is possible if the shim has died or somebody else was quicker.
-            if process.call(&kill).await.is_ok() && process.wait().await.is_ok() {
-                process.delete().await;
-            }
+        let (control, waiting) = process.into_blocking();
+        let waiter = Waiter::default();
+        let waited = waiter.waited();
+        let watch = engine
+            .blocking(move |inner| {
+                if let (Some(control), Some(waiting)) = (control, waiting) {
+                    let socket =
+                        |source| Error::Io { operation: "use the socket of", path: inner.records.bundle(&id), source };
+                    waited.watch(&control).and_then(|()| waited.watch(&waiting)).map_err(socket)?;
+                    // Somebody else may have been quicker, or the shim has died: what it leaves is undone all the same.
+                    let _ = end(&id, control, waiting);
+                }
+                repair::settle_ending(inner, &id, run)
+            })
+            .await;
+        waiter.done();
+        match watch? {
+            Watch::Needed => engine.ensure_monitor().await,
+            Watch::No => Ok(()),
         }
-        process.shut_down().await;
-        engine.settled(id, run).await
     }
+}
+
+/// Deletes the container at its shim, killing it if it runs, and waits until the shim has gone.
+fn end(id: &Id, mut control: Blocking, mut waiting: Blocking) -> std::result::Result<(), estiba_shim::Error> {
+    let id = id.to_string();
+    let delete = proto::DeleteRequest { id: id.clone(), ..proto::DeleteRequest::default() };
+    let shutdown = proto::ShutdownRequest { id: id.clone(), now: true };
+    // Both calls at once: a shim that still has its container stays.
+    let deleted = control.send(&delete)?;
+    let over = control.send(&shutdown)?;
+    if control.answer(&deleted).is_err() {
+        let kill = proto::KillRequest { id: id.clone(), signal: 9, all: true, ..proto::KillRequest::default() };
+        let _ = control.answer(&over);
+        if control.call(&kill).is_ok() && waiting.call(&proto::WaitRequest { id, ..Default::default() }).is_ok() {
+            let _ = control.call(&delete);
+        }
+        // The shim may end before its answer has left.
+        let _ = control.call(&shutdown);
+    }
+    drop(control);
+    waiting.closed();
+    Ok(())
 }
 
 impl crate::engine::Engine {
@@ -113,13 +147,8 @@ impl crate::engine::Engine {
         let id = id.clone();
         self.blocking(move |inner| {
             let folder = inner.records.bundle(&id);
-            match estiba_shim::Client::connect(&folder, id.as_str()) {
-                Ok(client) => crate::connection::Connection::new(client.into_stream())
-                    .map(Some)
-                    .map_err(Error::io("use the socket of", folder)),
-                Err(estiba_shim::Error::File { .. }) => Ok(None),
-                Err(source) => Err(Error::Shim { operation: "connect to the shim of", id, source: Box::new(source) }),
-            }
+            let stream = inner.connect(&id)?;
+            stream.map(crate::connection::Connection::new).transpose().map_err(Error::io("use the socket of", folder))
         })
         .await
     }
@@ -130,5 +159,18 @@ impl crate::engine::Engine {
         let control = self.connect(&record.id).await?.ok_or_else(gone)?;
         let waiting = self.connect(&record.id).await?.ok_or_else(gone)?;
         Ok(Process::new(self.clone(), record.clone(), exec_id, control, waiting))
+    }
+}
+
+impl Inner {
+    /// A connection to the shim of a container; `None` if it has none (any more).
+    pub(crate) fn connect(&self, id: &Id) -> Result<Option<std::os::unix::net::UnixStream>> {
+        match estiba_shim::Client::connect(self.records.bundle(id), id.as_str()) {
+            Ok(client) => Ok(Some(client.into_stream())),
+            Err(estiba_shim::Error::File { .. }) => Ok(None),
+            Err(source) => {
+                Err(Error::Shim { operation: "connect to the shim of", id: id.clone(), source: Box::new(source) })
+            }
+        }
     }
 }

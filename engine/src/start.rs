@@ -12,8 +12,8 @@ use estiba_storage::mounts;
 
 use crate::bundle;
 use crate::config::ShimProgram;
-use crate::connection::Connection;
-use crate::engine::{Engine, Inner};
+use crate::connection::{Blocking, Waited, Waiter};
+use crate::engine::{Engine, Fresh, Inner, Made};
 use crate::error::{Error, Result, chain};
 use crate::folder::{self, FolderLock};
 use crate::process::Process;
@@ -22,6 +22,7 @@ use crate::repair;
 use crate::request::LogConfig;
 use crate::running::Running;
 use crate::streams::{ATTACH, Fifos, Streams};
+use crate::unpack;
 
 /// Who asks for the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,38 +33,47 @@ pub(crate) enum Starter {
     Policy,
 }
 
-/// What the blocking half of a start has made.
+/// What has been started: its shim, and what to ask of it.
 struct Launched {
-    control: Connection,
-    waiting: Connection,
+    control: Blocking,
+    waiting: Blocking,
     create: proto::CreateTaskRequest,
 }
 
+/// Does a start on one of the blocking threads, from first to last: each change of threads costs as much as several calls
+/// of the shim. Dropping the future ends the shim's calls, and so the start, which is then undone.
+pub(crate) async fn on_thread(
+    engine: &Engine,
+    work: impl FnOnce(&Inner, Waited) -> Result<Running> + Send + 'static,
+) -> Result<Running> {
+    let waiter = Waiter::default();
+    let waited = waiter.waited();
+    let running = engine.blocking(move |inner| work(inner, waited)).await;
+    waiter.done();
+    let running = running?;
+    if running.record().needs_monitor() {
+        engine.ensure_monitor().await?;
+    }
+    Ok(running)
+}
+
 /// Starts a container whose lock the caller holds. On failure what the start made is undone, and a container that was
-/// made for this one run is removed.
-pub(crate) async fn start(
-    engine: Engine,
-    record: Record,
-    lock: FolderLock,
+/// made for this one run is removed. Blocks.
+pub(crate) fn start(
+    engine: &Engine,
+    made: Made,
     streams: Streams,
     starter: Starter,
+    waited: &Waited,
 ) -> Result<Running> {
+    let Made { record, lock, fresh } = made;
     let undo = record.clone();
-    match Box::pin(try_start(&engine, record, streams, starter)).await {
+    match try_start(engine, record, fresh, streams, starter, waited) {
         Ok(running) => {
-            let record = running.record().clone();
-            let watch = record.needs_monitor();
-            engine
-                .blocking(move |inner| {
-                    let attached = (streams != Streams::NONE).then(|| record.event("attach"));
-                    inner.tell(&attached.into_iter().chain([record.event("start")]).collect::<Vec<_>>());
-                    drop(lock);
-                    Ok(())
-                })
-                .await?;
-            if watch {
-                engine.ensure_monitor().await?;
-            }
+            let record = running.record();
+            let attached = (streams != Streams::NONE).then(|| record.event("attach"));
+            engine.inner.tell(&attached.into_iter().chain([record.event("start")]).collect::<Vec<_>>());
+            drop(lock);
             Ok(running)
         }
         Err(error) => {
@@ -72,8 +82,7 @@ pub(crate) async fn start(
                 exit: Some(Exit { status: error.exit_code().into(), signal: None, oom_killed: false }),
                 error: Some(chain(&error)),
             };
-            let undone = engine.blocking(move |inner| undo_start(inner, undo, failure, lock)).await;
-            if let Err(undone) = undone {
+            if let Err(undone) = undo_start(&engine.inner, undo, failure, lock) {
                 tracing::warn!(error = &undone as &dyn std::error::Error, "a failed start could not be undone");
             }
             Err(error)
@@ -98,49 +107,55 @@ fn undo_start(inner: &Inner, mut before: Record, failure: Ended, lock: FolderLoc
     undone
 }
 
-async fn try_start(engine: &Engine, before: Record, streams: Streams, starter: Starter) -> Result<Running> {
-    let id = before.id.clone();
+fn try_start(
+    engine: &Engine,
+    mut record: Record,
+    fresh: Option<Fresh>,
+    streams: Streams,
+    starter: Starter,
+    waited: &Waited,
+) -> Result<Running> {
+    let inner = &*engine.inner;
+    let id = record.id.clone();
     let shim = |operation: &'static str| {
         let id = id.clone();
         move |source| Error::Shim { operation, id, source: Box::new(source) }
     };
-    let (mut record, launched) = engine
-        .blocking(move |inner| {
-            let launched = launch(inner, &before)?;
-            Ok((before, launched))
-        })
-        .await?;
-    let Launched { mut control, waiting, create } = launched;
+    let bundle = inner.records.bundle(&id);
+    let socket = |source| Error::Io { operation: "use the socket of", path: bundle.clone(), source };
+    let Launched { mut control, waiting, create } = launch(inner, &record, fresh)?;
+    waited.watch(&control).map_err(socket)?;
 
-    let pid = control.call(&create).await.map_err(shim("create"))?.pid;
-    let (record, fifos) = engine
-        .blocking(move |inner| {
-            attach_network(&record, pid)?;
-            let request = &record.request;
-            let streams = streams.of(request.interactive, request.tty);
-            let fifos = Fifos::make(&inner.records.bundle(&record.id), streams)?;
-            // Written before the start: a container that has run is never taken for one that has not.
-            record.stage = Stage::Started;
-            record.boot_id = boot_id()?;
-            record.starts += 1;
-            record.started = Some(SystemTime::now());
-            record.pid = pid;
-            record.ended = None;
-            record.paused = false;
-            record.restarting = false;
-            match starter {
-                Starter::User => (record.stopped, record.restarts) = (false, 0),
-                Starter::Policy => record.restarts = record.restarts.saturating_add(1),
-            }
-            inner.records.write(&record)?;
-            Ok((record, fifos))
-        })
-        .await?;
-    let mut process = Process::new(engine.clone(), record.clone(), String::new(), control, waiting);
-    let ends = process.attach(fifos, record.request.interactive).await?;
+    // Both calls at once: the second fails if the first does.
+    let created = control.send(&create).map_err(shim("create"))?;
+    let request = &record.request;
+    let fifos = Fifos::make(&bundle, streams.of(request.interactive, request.tty))?;
+    let attach = fifos.call(&record, String::new(), request.interactive);
+    let attached = attach.map(|attach| control.send(&attach)).transpose().map_err(shim("attach to"))?;
+    let boot_id = boot_id()?;
+    let pid = control.answer(&created).map_err(shim("create"))?.pid;
+    attach_network(&record, pid)?;
+    // Written before the start: a container that has run is never taken for one that has not.
+    record.stage = Stage::Started;
+    record.boot_id = boot_id;
+    record.starts += 1;
+    record.started = Some(SystemTime::now());
+    record.pid = pid;
+    record.ended = None;
+    record.paused = false;
+    record.restarting = false;
+    match starter {
+        Starter::User => (record.stopped, record.restarts) = (false, 0),
+        Starter::Policy => record.restarts = record.restarts.saturating_add(1),
+    }
+    inner.records.write(&record)?;
+    let attached = attached.map(|attached| control.answer(&attached)).transpose().map_err(shim("attach to"))?;
+    let ends = fifos.ends()?;
     let start = proto::StartRequest { id: id.to_string(), ..proto::StartRequest::default() };
-    process.call(&start).await.map_err(shim("start"))?;
-    Ok(Running::new(process, ends))
+    control.call(&start).map_err(shim("start"))?;
+    let (control, waiting) = (control.into_async().map_err(socket)?, waiting.into_async().map_err(socket)?);
+    let process = Process::new(engine.clone(), record, String::new(), control, waiting);
+    Ok(Running::new(process.attached(attached.map(|answer| answer.attachment)), ends))
 }
 
 /// Connects the created container's network namespace.
@@ -152,7 +167,7 @@ fn attach_network(record: &Record, pid: u32) -> Result<()> {
 }
 
 /// Writes the bundle and starts the shim.
-fn launch(inner: &Inner, record: &Record) -> Result<Launched> {
+fn launch(inner: &Inner, record: &Record, fresh: Option<Fresh>) -> Result<Launched> {
     let id = &record.id;
     let exit_file = inner.records.exit_file(record);
     match fs::remove_file(&exit_file) {
@@ -183,13 +198,11 @@ fn launch(inner: &Inner, record: &Record) -> Result<Launched> {
     let launching = launch.begin().map_err(failed("start the shim of"))?;
     let waiting = estiba_shim::Client::connect(&folder, id.as_str()).map_err(failed("connect to the shim of"))?;
 
-    let key = id.snapshot_key()?;
-    let mounts = inner.snapshotter_of(record)?.mounts(&key).map_err(|source| Error::Snapshot {
-        operation: "find",
-        snapshot: key.to_string(),
-        source: Box::new(source),
-    })?;
-    bundle::write(inner, record, &folder, &mounts::read_only(mounts.clone()))?;
+    let Fresh { defaults, mounts } = match fresh {
+        Some(fresh) => fresh,
+        None => Fresh::of(inner, record)?,
+    };
+    bundle::write(inner, record, &defaults, &folder, &mounts::read_only(mounts.clone()))?;
     // What nobody will look at again need not reach the disk.
     let mounts = if record.request.auto_remove { mounts::volatile(mounts) } else { mounts };
     let control = launching.finish().map_err(failed("start the shim of"))?;
@@ -211,12 +224,24 @@ fn launch(inner: &Inner, record: &Record) -> Result<Launched> {
         options,
         ..proto::CreateTaskRequest::default()
     };
-    let socket = |source| Error::Io { operation: "use the socket of", path: folder.clone(), source };
     Ok(Launched {
-        control: Connection::new(control.into_stream()).map_err(socket)?,
-        waiting: Connection::new(waiting.into_stream()).map_err(socket)?,
+        control: Blocking::new(control.into_stream()),
+        waiting: Blocking::new(waiting.into_stream()),
         create,
     })
+}
+
+impl Fresh {
+    /// The same of a container that was made some time ago.
+    fn of(inner: &Inner, record: &Record) -> Result<Self> {
+        let key = record.id.snapshot_key()?;
+        let mounts = inner.snapshotter_of(record)?.mounts(&key).map_err(|source| Error::Snapshot {
+            operation: "find",
+            snapshot: key.to_string(),
+            source: Box::new(source),
+        })?;
+        Ok(Self { defaults: unpack::defaults_of(&record.request.image, &inner.content)?, mounts })
+    }
 }
 
 /// Where the shim keeps the container's output, as it wants to be told.

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use estiba_shim::proto;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -14,6 +15,7 @@ use tokio::net::unix::pipe;
 
 use crate::error::{Error, Result};
 use crate::identity::Id;
+use crate::record::Record;
 
 /// A stream that belongs to whoever attaches, as the shim wants to be told.
 pub(crate) const ATTACH: &str = "attach:";
@@ -77,16 +79,26 @@ impl Fifos {
     }
 
     /// Whether there is none.
-    pub(crate) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.stdin.is_none() && self.stdout.is_none() && self.stderr.is_none()
     }
 
     /// The paths of input, output and errors as the task API wants them: empty for none.
-    pub(crate) fn paths(&self) -> [String; 3] {
+    fn paths(&self) -> [String; 3] {
         let end = |end: &Option<(PathBuf, OwnedFd)>| {
             end.as_ref().map(|(path, _)| path.to_string_lossy().into_owned()).unwrap_or_default()
         };
         [end(&self.stdin), end(&self.stdout), end(&self.stderr)]
+    }
+
+    /// The call that connects them with a process, `exec_id` (empty for the first); `None` if there are none. `stdin_once`: the
+    /// end of this client's input is the end of the process's.
+    pub(crate) fn call(&self, record: &Record, exec_id: String, stdin_once: bool) -> Option<proto::AttachRequest> {
+        if self.is_empty() {
+            return None;
+        }
+        let [stdin, stdout, stderr] = self.paths();
+        Some(proto::AttachRequest { id: record.id.to_string(), exec_id, stdin, stdout, stderr, stdin_once })
     }
 
     /// The ends for the caller. Only after the shim has opened the other ends.
