@@ -191,12 +191,15 @@ pub(crate) fn settle_ending(inner: &Inner, id: &Id, run: u32) -> Result<Watch> {
     if inner.records.read(id)?.is_none_or(|record| record.starts != run) {
         return Ok(Watch::No);
     }
+    // Mostly it has closed its connections and is about to release its lock.
+    let mut pause = Duration::from_micros(20);
     let deadline = Instant::now() + LEAVING;
     while inner.records.has_shim(id)? {
         if Instant::now() > deadline {
             return Err(Error::Busy { id: id.clone() });
         }
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(1));
     }
     settle(inner, id, &lock)
 }
