@@ -30,13 +30,12 @@ pub(crate) fn write(
 ) -> Result<()> {
     let request = &record.request;
     let wanted = request.user.as_deref().unwrap_or(&image.user);
-    let [passwd, group] = match only_accounts(mounts) {
-        Some(accounts) => accounts,
-        None => {
-            let root = |source| Error::Root { id: record.id.clone(), source: Box::new(source) };
-            let tree = Tree::new(mounts).map_err(root)?;
-            ACCOUNTS.map(|name| read(&tree, &format!("etc/{name}")))
-        }
+    let [passwd, group] = if let Some(accounts) = only_accounts(mounts) {
+        accounts
+    } else {
+        let root = |source| Error::Root { id: record.id.clone(), source: Box::new(source) };
+        let tree = Tree::new(mounts).map_err(root)?;
+        ACCOUNTS.map(|name| read(&tree, &format!("etc/{name}")))
     };
     let mut identity = user::resolve(wanted, &passwd, &group)?;
     user::add_groups(&mut identity, &request.group_add, &group)?;
@@ -223,7 +222,9 @@ mod tests {
         ];
         for (what, make, expected) in cases {
             let root = tempfile::tempdir().expect("a folder");
-            ["a", "b"].map(|name| fs::create_dir(root.path().join(name)).expect("made"));
+            for name in ["a", "b"] {
+                fs::create_dir(root.path().join(name)).expect("made");
+            }
             if !what.starts_with("no") {
                 file(&root.path().join("b/etc/passwd"), "b");
             }

@@ -255,11 +255,11 @@ mod tests {
     fn who_waits_no_more_ends_the_calls() {
         let (ours, _theirs) = BlockingStream::pair().expect("a pair");
         let mut connection = Blocking::new(ours);
-        let waiter = Waiter::default();
-        let waited = waiter.waited();
+        let caller = Waiter::default();
+        let waited = caller.waited();
         waited.watch(&connection).expect("watched");
         let thread = std::thread::spawn(move || connection.call(&proto::StartRequest::default()));
-        drop(waiter);
+        drop(caller);
         let error = thread.join().expect("no panic").expect_err("given up");
         assert!(matches!(error, estiba_shim::Error::Disconnected { .. }), "{error}");
         let (ours, _theirs) = BlockingStream::pair().expect("a pair");

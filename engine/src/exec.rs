@@ -69,10 +69,10 @@ impl Container {
     /// executed.
     pub async fn exec(&self, request: ExecRequest, streams: Streams) -> Result<Exec> {
         let engine = self.engine.clone();
-        let waiter = Waiter::default();
-        let waited = waiter.waited();
+        let caller = Waiter::default();
+        let waited = caller.waited();
         let exec = self.with(move |_, id| start(&engine, id, &request, streams, &waited)).await;
-        waiter.done();
+        caller.done();
         exec
     }
 }
@@ -171,8 +171,8 @@ impl Exec {
         let (record, exec_id) = (self.process.record.clone(), self.process.exec_id.clone());
         let engine = self.process.engine.clone();
         let (control, _waiting) = self.process.into_blocking();
-        let waiter = Waiter::default();
-        let waited = waiter.waited();
+        let caller = Waiter::default();
+        let waited = caller.waited();
         let finished = engine
             .blocking(move |inner| {
                 if let Some(mut control) = control {
@@ -185,7 +185,7 @@ impl Exec {
                 Ok(())
             })
             .await;
-        waiter.done();
+        caller.done();
         finished
     }
 }

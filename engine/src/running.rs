@@ -89,8 +89,8 @@ impl Running {
         let Self { process, .. } = self;
         let (engine, id, run) = (process.engine.clone(), process.record.id.clone(), process.record.starts);
         let (control, waiting) = process.into_blocking();
-        let waiter = Waiter::default();
-        let waited = waiter.waited();
+        let caller = Waiter::default();
+        let waited = caller.waited();
         let watch = engine
             .blocking(move |inner| {
                 if let (Some(control), Some(waiting)) = (control, waiting) {
@@ -103,7 +103,7 @@ impl Running {
                 repair::settle_ending(inner, &id, run)
             })
             .await;
-        waiter.done();
+        caller.done();
         match watch? {
             Watch::Needed => engine.ensure_monitor().await,
             Watch::No => Ok(()),

@@ -46,10 +46,10 @@ pub(crate) async fn on_thread(
     engine: &Engine,
     work: impl FnOnce(&Inner, Waited) -> Result<Running> + Send + 'static,
 ) -> Result<Running> {
-    let waiter = Waiter::default();
-    let waited = waiter.waited();
+    let caller = Waiter::default();
+    let waited = caller.waited();
     let running = engine.blocking(move |inner| work(inner, waited)).await;
-    waiter.done();
+    caller.done();
     let running = running?;
     if running.record().needs_monitor() {
         engine.ensure_monitor().await?;
