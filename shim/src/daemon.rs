@@ -11,7 +11,9 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{Mode, umask};
 
@@ -31,6 +33,9 @@ pub const SOCKET: &str = "shim.sock";
 /// The lock's name in the bundle's folder: locked, by [flock(2)](https://man7.org/linux/man-pages/man2/flock.2.html), as long
 /// as the shim lives.
 pub const LOCK: &str = "shim.lock";
+
+/// How long a shim takes at most to end once it has said so.
+const LEAVING: Duration = Duration::from_millis(500);
 
 /// The log's name in the bundle's folder.
 pub const LOG: &str = "shim.log";
@@ -83,7 +88,7 @@ fn serve(arguments: impl IntoIterator<Item = OsString>, runtimes: &Runtimes) -> 
     let arguments = Arguments::parse(arguments)?;
     let folder = std::env::current_dir().map_err(|error| Error::system("find the working directory", error))?;
     let listener = listener()?;
-    let lock = lock(Path::new(LOCK))?.ok_or_else(|| Error::Busy { bundle: folder.clone() })?;
+    let lock = lock(Path::new(LOCK), &folder)?;
     if sys::fork().map_err(|error| Error::system("fork", error))?.is_some() {
         sys::exit_now(0);
     }
@@ -109,14 +114,23 @@ fn listener() -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// Takes the lock of a shim; `None` if another has it.
-pub(crate) fn lock(path: &Path) -> Result<Option<Flock<File>>> {
+/// Takes the lock of a shim, which is tried for a moment: one that has answered `Shutdown` may still be about to end, and whoever
+/// asks whether there is a shim holds it for as long as that takes.
+pub(crate) fn lock(path: &Path, bundle: &Path) -> Result<Flock<File>> {
+    let fail = |operation, error| Error::file(operation, bundle.join(LOCK), error);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-    let file = file.map_err(|error| Error::file("open", path, error))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, error)) => Err(Error::file("lock", path, error)),
+    let mut file = file.map_err(|error| fail("open", error))?;
+    let deadline = Instant::now() + LEAVING;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= deadline => {
+                return Err(Error::Busy { bundle: bundle.to_owned() });
+            }
+            Err((unlocked, Errno::EWOULDBLOCK)) => file = unlocked,
+            Err((_, error)) => return Err(fail("lock", error.into())),
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -157,4 +171,24 @@ pub(crate) fn open_folder(path: &Path) -> Result<OwnedFd> {
     debug_assert!(!path.as_os_str().as_bytes().is_empty());
     let folder = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(path);
     folder.map(OwnedFd::from).map_err(|error| Error::file("open", path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_looked_at_is_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(LOCK);
+        let looking = Flock::lock(File::create(&path).expect("made"), FlockArg::LockShared).expect("locked");
+        let looker = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            drop(looking);
+        });
+        let held = lock(&path, folder.path()).expect("locked");
+        looker.join().expect("no panic");
+        assert!(matches!(lock(&path, folder.path()), Err(Error::Busy { .. })));
+        drop(held);
+    }
 }

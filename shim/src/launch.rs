@@ -9,20 +9,15 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use estiba_runtime::ContainerId;
 use estiba_runtime::mount::Tree;
 use estiba_runtime::oci_spec::runtime::Mount;
-use nix::fcntl::Flock;
 
 use crate::arguments::Arguments;
 use crate::client::{Client, log_tail};
 use crate::daemon::{LOCK, LOG, REEXEC_NAME, SOCKET, lock, open_folder, short_path};
 use crate::error::{Error, Result};
-
-/// How long a shim takes at most to end once it has said so.
-const LEAVING: Duration = Duration::from_millis(500);
 
 /// Which program is the shim.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,7 +130,7 @@ impl Launch {
     pub fn begin(&self) -> Result<Launching> {
         let folder = open_folder(&self.bundle_dir)?;
         // Held until the shim is started, which inherits nothing of it: two callers cannot take each other's socket away.
-        let lock = self.lock(&folder)?;
+        let lock = lock(Path::new(&short_path(&folder, LOCK)), &self.bundle_dir)?;
         let socket = short_path(&folder, SOCKET);
         let fail = |operation| move |error| Error::file(operation, self.bundle_dir.join(SOCKET), error);
         match std::fs::remove_file(&socket) {
@@ -153,19 +148,6 @@ impl Launch {
             program: self.program.path().to_owned(),
             log: self.bundle_dir.join(LOG),
         })
-    }
-
-    /// Takes the folder's lock. A shim that has answered `Shutdown` may still be about to end, so it is tried for a moment.
-    fn lock(&self, folder: &OwnedFd) -> Result<Flock<File>> {
-        let path = short_path(folder, LOCK);
-        let deadline = Instant::now() + LEAVING;
-        loop {
-            match lock(Path::new(&path))? {
-                Some(lock) => return Ok(lock),
-                None if Instant::now() >= deadline => return Err(Error::Busy { bundle: self.bundle_dir.clone() }),
-                None => std::thread::sleep(Duration::from_millis(2)),
-            }
-        }
     }
 
     fn start(&self, listener: UnixListener) -> Result<Child> {
