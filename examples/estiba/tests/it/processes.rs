@@ -16,6 +16,8 @@ pub(crate) struct Process {
     pub(crate) name: String,
     /// The arguments, separated by spaces.
     pub(crate) command: String,
+    /// Whether it is in a pid namespace below this one's: in a container.
+    pub(crate) contained: bool,
 }
 
 impl Process {
@@ -28,11 +30,16 @@ impl Process {
         let parent = fields.next()?.parse().ok()?;
         let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
-        Some(Self { pid, parent, zombie, name: stat[head + 1..tail].to_owned(), command })
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        let contained = numbers.is_some_and(|numbers| numbers.split_whitespace().count() > 1);
+        Some(Self { pid, parent, zombie, name: stat[head + 1..tail].to_owned(), command, contained })
     }
 
+    /// A container's first process is a copy of its shim until it executes its program.
     pub(crate) fn is_shim(&self) -> bool {
-        self.command.starts_with("estiba-shim") || self.command.contains("containerd-shim-estiba-v2")
+        let named = self.command.starts_with("estiba-shim") || self.command.contains("containerd-shim-estiba-v2");
+        named && !self.contained
     }
 
     pub(crate) fn is_monitor(&self) -> bool {
