@@ -114,21 +114,23 @@ fn strike(home: &Home, victim: Victim, moment: Duration, others: &[i32]) -> Resu
     // It starts as a copy of the command, and gets its name by its first execve; where it is not there yet (or any more)
     // this is a kill of nothing, as it may happen.
     let own = || shims().into_iter().filter(|pid| !others.contains(pid)).collect::<Vec<_>>();
-    let shim = if victim == Victim::Command { Vec::new() } else { own() };
+    let mut killed = if victim == Victim::Command { Vec::new() } else { own() };
     if victim != Victim::Shim {
         child.kill()?;
     }
-    shim.into_iter().for_each(processes::end);
+    killed.iter().copied().for_each(processes::end);
     let status = wait(&mut child)?;
     if victim == Victim::Both {
         // One that the command has started in its last moment.
-        own().into_iter().for_each(processes::end);
+        let late = own();
+        late.iter().copied().for_each(processes::end);
+        killed.extend(late);
     }
     if victim == Victim::Shim && status.code().is_none() {
         return Err(format!("the command ended with {status} as its shim was killed").into());
     }
     // Of the command alone the container goes on, and its shim removes it in the end. One that was killed is gone only
     // when it has ended: until then it holds its lock.
-    until("the end of the shim", || own().is_empty())?;
+    until("the end of the shim", || own().is_empty() && killed.iter().copied().all(processes::has_ended))?;
     Ok(())
 }

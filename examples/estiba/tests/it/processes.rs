@@ -90,6 +90,11 @@ fn all_below() -> Vec<Process> {
     all.values().filter(|process| is_below(process)).cloned().collect()
 }
 
+/// Whether a process has ended: until then it holds its locks, though it has no command any more.
+pub(crate) fn has_ended(pid: i32) -> bool {
+    Process::read(pid).is_none_or(|process| process.zombie)
+}
+
 /// SIGKILL for one process that this test has started or inherited.
 pub(crate) fn end(pid: i32) {
     let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
