@@ -359,6 +359,17 @@ pub enum NetworkMode {
     Host,
 }
 
+impl NetworkMode {
+    /// As it is written.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Host => "host",
+        }
+    }
+}
+
 impl FromStr for NetworkMode {
     type Err = Error;
 

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
-use estiba_network::Sandbox;
+use estiba_network::{Attachment, Network, Sandbox};
 use estiba_shim::proto;
 use estiba_shim::{Launch, Program};
 use estiba_storage::mounts;
@@ -162,7 +162,10 @@ fn try_start(
 fn attach_network(record: &Record, pid: u32) -> Result<()> {
     let failed = |source| Error::Network { id: record.id.clone(), source: Box::new(source) };
     let sandbox = Sandbox::open(Path::new(&format!("/proc/{pid}/ns/net"))).map_err(failed)?;
-    Inner::network(record.request.network).attach(&sandbox).map_err(failed)?;
+    let mode = record.request.network;
+    let network = Network::named(mode.name());
+    let attachment = Attachment { container: record.id.to_string(), ..Attachment::default() };
+    Inner::network(mode).attach(&network, &sandbox, &attachment).map_err(failed)?;
     Ok(())
 }
 

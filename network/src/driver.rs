@@ -2,34 +2,39 @@
 
 use std::fmt::Debug;
 
+use crate::endpoint::{Attachment, Endpoint, Interface};
 use crate::error::{Error, Result};
+use crate::network::Network;
 use crate::sandbox::Sandbox;
 
-/// A kind of network. All operations block, and can be repeated: what is there already is no error.
+/// A kind of network. All operations block, and can be repeated: what is there already is no error, and what is gone
+/// already neither. After an error everything is as it was.
 pub trait Driver: Debug + Send + Sync {
-    /// Connects the sandbox. When it fails, the sandbox is as it was.
-    fn attach(&self, sandbox: &Sandbox) -> Result<Endpoint>;
+    /// Checks the definition against the other networks that there are, and fills in what it leaves open. What it
+    /// returns is to be kept, and given to all other operations. Nothing of the network need exist before the first
+    /// sandbox is attached.
+    fn create(&self, network: Network, others: &[Network]) -> Result<Network> {
+        let _ = others;
+        network.check()?;
+        Ok(network)
+    }
 
-    /// Disconnects the sandbox; one that is not connected is fine.
-    fn detach(&self, sandbox: &Sandbox) -> Result<()>;
-}
+    /// Removes all that there is of the network.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InUse`] while sandboxes are attached.
+    fn delete(&self, network: &Network) -> Result<()> {
+        let _ = network;
+        Ok(())
+    }
 
-/// What a sandbox was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The interfaces that are up in the sandbox.
-    pub interfaces: Vec<Interface>,
-}
+    /// Connects the sandbox, which may be that of a running container.
+    fn attach(&self, network: &Network, sandbox: &Sandbox, attachment: &Attachment) -> Result<Endpoint>;
 
-/// A network interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interface {
-    /// Its number in its namespace.
-    pub index: u32,
-    /// Its name.
-    pub name: String,
-    /// Whether it is up.
-    pub up: bool,
+    /// Undoes an attachment, of which only `container` and `interface` count. Without a sandbox, its namespace is taken
+    /// to be gone or about to go, with everything in it.
+    fn detach(&self, network: &Network, sandbox: Option<&Sandbox>, attachment: &Attachment) -> Result<()>;
 }
 
 /// The network `none`: the loopback interface, and nothing else.
@@ -37,13 +42,14 @@ pub struct Interface {
 pub struct Loopback;
 
 impl Driver for Loopback {
-    fn attach(&self, sandbox: &Sandbox) -> Result<Endpoint> {
+    fn attach(&self, _network: &Network, sandbox: &Sandbox, _attachment: &Attachment) -> Result<Endpoint> {
         sandbox.netlink()?.set_loopback_up()?;
-        Ok(Endpoint { interfaces: vec![Interface { index: 1, name: "lo".to_owned(), up: true }] })
+        let interfaces = vec![Interface { index: 1, name: "lo".to_owned(), up: true }];
+        Ok(Endpoint { interfaces, ..Endpoint::default() })
     }
 
     /// There is nothing to undo: the interface goes with its namespace.
-    fn detach(&self, _sandbox: &Sandbox) -> Result<()> {
+    fn detach(&self, _network: &Network, _sandbox: Option<&Sandbox>, _attachment: &Attachment) -> Result<()> {
         Ok(())
     }
 }
@@ -59,15 +65,15 @@ impl Driver for Host {
     ///
     /// [`Error::NotHost`] if the sandbox is another namespace than the caller's: that container would believe that it
     /// is on the host's network, and have none.
-    fn attach(&self, sandbox: &Sandbox) -> Result<Endpoint> {
+    fn attach(&self, _network: &Network, sandbox: &Sandbox, _attachment: &Attachment) -> Result<Endpoint> {
         if !sandbox.is_current()? {
             return Err(Error::NotHost);
         }
         let interfaces = sandbox.netlink()?.interfaces()?.into_iter().filter(|interface| interface.up).collect();
-        Ok(Endpoint { interfaces })
+        Ok(Endpoint { interfaces, ..Endpoint::default() })
     }
 
-    fn detach(&self, _sandbox: &Sandbox) -> Result<()> {
+    fn detach(&self, _network: &Network, _sandbox: Option<&Sandbox>, _attachment: &Attachment) -> Result<()> {
         Ok(())
     }
 }

@@ -1,7 +1,12 @@
 //! What can go wrong.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use crate::port::{PortMapping, Protocol};
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -52,4 +57,138 @@ pub enum Error {
     /// A container of the host's network must not have a namespace of its own.
     #[error("the host network was asked for, and the namespace given is not the host's")]
     NotHost,
+    /// A definition cannot be.
+    #[error("network {network:?} cannot be: {reason}")]
+    Definition {
+        /// The network's name.
+        network: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A subnet cannot be.
+    #[error("subnet {subnet} cannot be: {reason}")]
+    Subnet {
+        /// The subnet.
+        subnet: IpNet,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Two subnets have addresses in common.
+    #[error("subnet {subnet} overlaps with {other} of network {network:?}: choose another")]
+    Overlap {
+        /// The subnet.
+        subnet: IpNet,
+        /// The one that was there before.
+        other: IpNet,
+        /// Whose that is.
+        network: String,
+    },
+    /// No subnet was given, and none of those that are chosen by themselves is free.
+    #[error("no subnet is free for network {network:?}: give it one")]
+    NoSubnet {
+        /// The network's name.
+        network: String,
+    },
+    /// What is asked for a container cannot be.
+    #[error("cannot attach container {container:?}: {reason}")]
+    Attachment {
+        /// The container's id.
+        container: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A hardware address cannot be.
+    #[error("{text:?} is no hardware address of an interface: write it as 02:42:0a:58:00:02")]
+    Mac {
+        /// As it was given.
+        text: String,
+    },
+    /// A port cannot be.
+    #[error("{text:?} is no port to publish: {reason}")]
+    Port {
+        /// As it was given.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A port of the host is somebody's already.
+    #[error("port {}/{protocol} of {} is taken: stop what listens there, or publish another",
+        port, address.map_or_else(|| "the host".to_owned(), |address| address.to_string()))]
+    PortTaken {
+        /// The host's address, or all.
+        address: Option<IpAddr>,
+        /// The port.
+        port: u16,
+        /// Its protocol.
+        protocol: Protocol,
+    },
+    /// An address is not the host's.
+    #[error("the host has no address {address}: ports can be published on its own addresses alone")]
+    NotLocal {
+        /// The address.
+        address: IpAddr,
+    },
+    /// A port cannot be published in this network.
+    #[error("cannot publish {mapping}: {reason}")]
+    Publish {
+        /// The ports.
+        mapping: Box<PortMapping>,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// All addresses are given out.
+    #[error("all addresses of {subnet} are given out")]
+    Exhausted {
+        /// The first subnet of the pool.
+        subnet: IpNet,
+    },
+    /// Somebody has the address that was asked for.
+    #[error("address {address} is given to container {container:?}")]
+    AddressTaken {
+        /// The address.
+        address: IpAddr,
+        /// Whose it is.
+        container: String,
+    },
+    /// The address that was asked for is not one that is given out.
+    #[error("address {address} is in no subnet of the network, or is the network's own")]
+    AddressOutside {
+        /// The address.
+        address: IpAddr,
+    },
+    /// Ports are published by a packet filter, and there is none.
+    #[error("no ports can be published: this host's networks have no packet filter")]
+    NoFirewall,
+    /// Sandboxes are attached to a network that should go.
+    #[error("network {network:?} is in use: {containers} containers are attached, {first} among them")]
+    InUse {
+        /// The network's name.
+        network: String,
+        /// One of them.
+        first: String,
+        /// How many there are.
+        containers: usize,
+    },
+    /// There is no interface of that name.
+    #[error("the host has no interface {name:?}")]
+    NoInterface {
+        /// Its name.
+        name: String,
+    },
+    /// An interface of the host is in the way.
+    #[error("the host's interface {name:?} is not this network's bridge: remove it, or name the bridge otherwise")]
+    NotOurs {
+        /// Its name.
+        name: String,
+    },
+    /// A file that remembers a network's state could not be used.
+    #[error("cannot {operation} {}", path.display())]
+    State {
+        /// What was tried (`open`, `write` …).
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
 }

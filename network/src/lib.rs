@@ -1,14 +1,33 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod bridge;
 mod driver;
+mod endpoint;
 mod error;
+pub mod firewall;
+pub mod ipam;
+mod ledger;
+mod link;
+mod mac;
 mod netlink;
+mod network;
+mod port;
+pub mod ports;
 mod sandbox;
+mod sysctl;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
 
-pub use driver::{Driver, Endpoint, Host, Interface, Loopback};
+pub use bridge::Bridge;
+pub use driver::{Driver, Host, Loopback};
+pub use endpoint::{Attachment, Endpoint, Interface};
 pub use error::{Error, Result};
-pub use netlink::Netlink;
+pub use firewall::Firewall;
+pub use ipam::Ipam;
+pub use ipnet;
+pub use mac::MacAddress;
+pub use netlink::{Batch, Link, Netlink};
+pub use network::{Network, Subnet};
+pub use port::{PortMapping, Protocol};
 pub use sandbox::Sandbox;

@@ -40,10 +40,24 @@ impl Sandbox {
         Ok(Self { namespace })
     }
 
+    /// Another descriptor of the same namespace.
+    pub fn try_clone(&self) -> Result<Self> {
+        let namespace = self.namespace.try_clone().map_err(|source| Error::Namespace {
+            operation: "hold",
+            path: PathBuf::from(format!("/proc/self/fd/{}", self.namespace.as_raw_fd())),
+            source,
+        })?;
+        Ok(Self { namespace })
+    }
+
     /// A route socket inside the namespace, which the calling thread can use without entering it. Needs
     /// `CAP_SYS_ADMIN`.
     pub fn netlink(&self) -> Result<Netlink> {
         self.run(Netlink::open)?
+    }
+
+    pub(crate) fn namespace(&self) -> BorrowedFd<'_> {
+        self.namespace.as_fd()
     }
 
     /// Runs `work` on a thread that enters the namespace and ends there.
@@ -87,6 +101,14 @@ impl From<OwnedFd> for Sandbox {
     /// Takes a descriptor of a network namespace, such as one that another process sent.
     fn from(namespace: OwnedFd) -> Self {
         Self { namespace }
+    }
+}
+
+/// Runs `work` in a host's namespace: on a thread that enters it and ends there, or here if it is the caller's.
+pub(crate) fn within<T: Send>(host: Option<&Sandbox>, work: impl FnOnce() -> T + Send) -> Result<T> {
+    match host {
+        Some(host) => host.run(work),
+        None => Ok(work()),
     }
 }
 

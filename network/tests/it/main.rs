@@ -3,8 +3,11 @@
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
-use estiba_network::{Driver, Error, Host, Loopback, Sandbox, testsuite};
+use estiba_network::{Attachment, Driver, Error, Host, Loopback, Network, Sandbox, testsuite};
 use libtest_mimic::{Arguments, Failed, Trial};
+
+mod bridge;
+mod world;
 
 fn main() {
     let reason = Sandbox::new().err().map(|error| format!("cannot make a network namespace: {error:?}"));
@@ -12,7 +15,7 @@ fn main() {
         let trial = Trial::test(name, body).with_ignored_flag(reason.is_some());
         trial.with_kind(reason.as_deref().unwrap_or_default())
     };
-    let trials = vec![
+    let mut trials = vec![
         privileged("privileged_loopback_conforms", loopback_conforms),
         privileged("privileged_loopback_is_all_there_is", loopback_is_all_there_is),
         privileged("privileged_loopback_carries_connections", loopback_carries_connections),
@@ -25,11 +28,12 @@ fn main() {
             Ok(())
         }),
     ];
+    trials.extend(bridge::TRIALS.iter().map(|(name, body)| privileged(name, *body)));
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
 fn loopback_conforms() -> Result<(), Failed> {
-    testsuite::run(&Loopback, &Sandbox::new()?);
+    testsuite::run(&Loopback, &Network::named("none"), &Sandbox::new()?);
     Ok(())
 }
 
@@ -37,7 +41,7 @@ fn loopback_is_all_there_is() -> Result<(), Failed> {
     let sandbox = Sandbox::new()?;
     let mut netlink = sandbox.netlink()?;
     assert!(netlink.interfaces()?.iter().all(|interface| !interface.up), "a new namespace has nothing up");
-    Loopback.attach(&sandbox)?;
+    Loopback.attach(&Network::named("none"), &sandbox, &Attachment::default())?;
     let up: Vec<_> = netlink.interfaces()?.into_iter().filter(|interface| interface.up).collect();
     assert_eq!(up.len(), 1);
     assert_eq!(up[0].name, "lo");
@@ -51,7 +55,7 @@ fn loopback_carries_connections() -> Result<(), Failed> {
         TcpStream::connect(listener.local_addr()?).map(drop)
     };
     assert!(sandbox.run(connect)?.is_err(), "without loopback nothing connects");
-    Loopback.attach(&sandbox)?;
+    Loopback.attach(&Network::named("none"), &sandbox, &Attachment::default())?;
     sandbox.run(connect)??;
     Ok(())
 }
@@ -61,14 +65,17 @@ fn host_conforms() -> Result<(), Failed> {
     let sandbox = Sandbox::new()?;
     sandbox.run(|| -> Result<(), Error> {
         let own = Sandbox::open(Path::new("/proc/thread-self/ns/net"))?;
-        testsuite::run(&Host, &own);
+        testsuite::run(&Host, &Network::named("host"), &own);
         Ok(())
     })??;
     Ok(())
 }
 
 fn host_refuses_another_namespace() -> Result<(), Failed> {
-    assert!(matches!(Host.attach(&Sandbox::new()?), Err(Error::NotHost)));
+    assert!(matches!(
+        Host.attach(&Network::named("host"), &Sandbox::new()?, &Attachment::default()),
+        Err(Error::NotHost)
+    ));
     Ok(())
 }
 

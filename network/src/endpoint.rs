@@ -1,0 +1,105 @@
+//! What a sandbox asks of a network, and what it gets.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::mac::MacAddress;
+use crate::network::{is_interface_name, is_name};
+use crate::port::PortMapping;
+
+/// A container's place in a network, as it is asked for. `container` and `interface` together are its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attachment {
+    /// Whose it is: the container's id.
+    pub container: String,
+    /// The name that the interface gets in the sandbox.
+    pub interface: String,
+    /// Addresses that it must have, one of a family at most; for the other families, any.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// The hardware address; without it, one that belongs to the first address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddress>,
+    /// The ports of the host that lead to it.
+    #[serde(default)]
+    pub ports: Vec<PortMapping>,
+    /// Its names in the network, beside its id.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// Whether the network's gateway is the sandbox's way to everywhere else: of several networks, one's.
+    #[serde(default = "yes")]
+    pub default_route: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Default for Attachment {
+    /// `eth0` of nobody, with the default route.
+    fn default() -> Self {
+        Self {
+            container: String::new(),
+            interface: "eth0".to_owned(),
+            addresses: Vec::new(),
+            mac: None,
+            ports: Vec::new(),
+            names: Vec::new(),
+            default_route: true,
+        }
+    }
+}
+
+impl Attachment {
+    /// # Errors
+    ///
+    /// [`Error::Attachment`] or [`Error::Port`]: what in it can never be.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |reason| Err(Error::Attachment { container: self.container.clone(), reason });
+        if !is_name(&self.container) {
+            return wrong("a container's id has letters, digits, '_', '.' and '-', 128 at most");
+        }
+        if !is_interface_name(&self.interface) || self.interface == "lo" {
+            return wrong("the interface's name is one of 15 bytes at most, without '/', ':', '%' and spaces, not lo");
+        }
+        self.ports.iter().try_for_each(PortMapping::check)
+    }
+}
+
+/// What a sandbox was given.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// The interfaces that are up in the sandbox for it.
+    pub interfaces: Vec<Interface>,
+    /// Its addresses, with the length of the network's prefix.
+    #[serde(default)]
+    pub addresses: Vec<IpNet>,
+    /// The gateways that the default routes lead to.
+    #[serde(default)]
+    pub gateways: Vec<IpAddr>,
+    /// The hardware address of the first interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddress>,
+    /// The name of the host's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_interface: Option<String>,
+    /// The published ports, with the numbers that free ones got.
+    #[serde(default)]
+    pub ports: Vec<PortMapping>,
+}
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its number in its namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it is up.
+    pub up: bool,
+}
