@@ -167,7 +167,7 @@ fn hostname(request: &CreateRequest, id: &Id) -> Result<String> {
             let name = nix::unistd::gethostname().map_err(Error::errno("read the host name from", "/proc"))?;
             Ok(name.to_string_lossy().into_owned())
         }
-        (None, NetworkMode::None) => Ok(id.short().to_owned()),
+        (None, NetworkMode::None | NetworkMode::Connected) => Ok(id.short().to_owned()),
     }
 }
 
@@ -175,12 +175,12 @@ fn hostname(request: &CreateRequest, id: &Id) -> Result<String> {
 fn host_files(folder: &Path, request: &CreateRequest, hostname: &str) -> Result<HostFiles> {
     const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
                              ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
+    let host = |path| fs::read_to_string(path).unwrap_or_default();
     let (hosts, resolv_conf) = match request.network {
         NetworkMode::None => (LOCALHOST.to_owned(), String::new()),
-        NetworkMode::Host => {
-            let host = |path| fs::read_to_string(path).unwrap_or_default();
-            (host("/etc/hosts"), host("/etc/resolv.conf"))
-        }
+        // Its own names follow when it has addresses.
+        NetworkMode::Connected => (LOCALHOST.to_owned(), reachable(&host("/etc/resolv.conf"))),
+        NetworkMode::Host => (host("/etc/hosts"), host("/etc/resolv.conf")),
     };
     let write = |name: &str, content: &str| -> Result<PathBuf> {
         use std::os::unix::fs::PermissionsExt;
@@ -199,9 +199,24 @@ fn host_files(folder: &Path, request: &CreateRequest, hostname: &str) -> Result<
     })
 }
 
+/// The host's name servers as a container reaches them: not those that listen on the host's own loopback.
+fn reachable(resolv_conf: &str) -> String {
+    let of_loopback = |line: &str| {
+        let server = line.trim().strip_prefix("nameserver").map(str::trim);
+        server.and_then(|server| server.parse::<std::net::IpAddr>().ok()).is_some_and(|server| server.is_loopback())
+    };
+    resolv_conf.lines().filter(|line| !of_loopback(line)).fold(String::new(), |text, line| text + line + "\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn name_servers_of_the_loopback_are_left_out() {
+        let text = "search a\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 10.0.0.1\noptions edns0\n";
+        assert_eq!(reachable(text), "search a\nnameserver 10.0.0.1\noptions edns0\n");
+    }
 
     #[test]
     fn accounts_are_read_without_a_mount_only_where_that_is_certain() {

@@ -1,9 +1,11 @@
 //! Where an engine keeps its state, and which parts it is made of.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use estiba_image::Layout;
+use estiba_network::Driver;
 use estiba_shim::Runtimes;
 use estiba_storage::Snapshotter;
 
@@ -91,4 +93,6 @@ pub struct Parts {
     /// Runtimes by the names that [`CreateRequest::runtime`](crate::CreateRequest::runtime) may say; the same that the program
     /// gives to [`reexec_with`](crate::reexec_with).
     pub runtimes: Runtimes,
+    /// Drivers of networks by their names, beside the engine's own (`bridge`), or in their place.
+    pub drivers: BTreeMap<String, Arc<dyn Driver>>,
 }

@@ -1,5 +1,6 @@
 //! The engine: what opens the state, makes containers, and finds them again.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use estiba_image::{self as image, Layout, OciArchive, Platform, Source};
-use estiba_network::{Driver, Host, Loopback};
+use estiba_network::{Driver, PortMapping};
 use estiba_runtime::{External, Native, Runtime};
 use estiba_shim::Runtimes;
 use estiba_storage::Snapshotter;
@@ -21,10 +22,11 @@ use crate::folder::{self, Durability, FolderLock};
 use crate::identity::{ContainerName, Id};
 use crate::images::Image;
 use crate::journal::Journal;
+use crate::networks;
 use crate::record::{Origin, Record, Stage, Summary};
 use crate::records::Records;
 use crate::repair::{self, Watch};
-use crate::request::{CreateRequest, Healthcheck, NetworkMode};
+use crate::request::{CreateRequest, Healthcheck};
 use crate::running::Running;
 use crate::spec::ImageDefaults;
 use crate::start::{self, Starter};
@@ -54,6 +56,7 @@ pub(crate) struct Inner {
     pub(crate) journal: Journal,
     pub(crate) leases: PathBuf,
     runtimes: Runtimes,
+    pub(crate) drivers: BTreeMap<String, Arc<dyn Driver>>,
 }
 
 impl Engine {
@@ -69,6 +72,7 @@ impl Engine {
                 snapshotter: open_snapshotter(&config.root, config.snapshotter)?,
                 snapshotter_name: config.snapshotter.name().to_owned(),
                 runtimes: Runtimes::default(),
+                drivers: BTreeMap::new(),
             };
             Self::compose(config, parts)
         })
@@ -98,6 +102,8 @@ impl Engine {
         let journal = Journal::new(&config.root);
         let leases = config.root.join("leases").join(&parts.snapshotter_name);
         folder::make(&leases)?;
+        let mut drivers = networks::drivers(&config);
+        drivers.extend(parts.drivers);
         let inner = Inner {
             config,
             content: parts.content,
@@ -107,6 +113,7 @@ impl Engine {
             journal,
             leases,
             runtimes: parts.runtimes,
+            drivers,
         };
         let watch = repair::run(&inner)?;
         Ok((Self { inner: Arc::new(inner) }, watch))
@@ -322,6 +329,10 @@ impl Inner {
             volumes: crate::volumes::wanted(&request, defaults)?,
         };
         let mut request = request;
+        if request.publish_all {
+            publish_exposed(&mut request, defaults)?;
+        }
+        self.plan_connections(&mut request)?;
         for (key, value) in &defaults.labels {
             request.labels.entry(key.clone()).or_insert_with(|| value.clone());
         }
@@ -367,13 +378,6 @@ impl Inner {
         open_snapshotter(&self.config.root, kind)
     }
 
-    pub(crate) fn network(mode: NetworkMode) -> &'static dyn Driver {
-        match mode {
-            NetworkMode::None => &Loopback,
-            NetworkMode::Host => &Host,
-        }
-    }
-
     pub(crate) fn snapshotter_name(&self) -> &str {
         &self.snapshotter_name
     }
@@ -389,6 +393,26 @@ impl Inner {
             },
         }
     }
+}
+
+/// The ports that the image says it serves, at free ports of the host, where nothing else is said.
+fn publish_exposed(request: &mut CreateRequest, image: &ImageDefaults) -> Result<()> {
+    for exposed in &image.exposed {
+        let mapping: PortMapping = exposed.parse().map_err(|_| Error::Request {
+            field: "the image's port",
+            value: exposed.clone(),
+            reason: "it is not PORT[/tcp|udp|sctp]",
+        })?;
+        let same = |other: &PortMapping| {
+            other.protocol == mapping.protocol
+                && (other.container_port..=other.container_port.saturating_add(other.count - 1))
+                    .contains(&mapping.container_port)
+        };
+        if !request.ports.iter().any(same) {
+            request.ports.push(mapping);
+        }
+    }
+    Ok(())
 }
 
 /// What contradicts itself.

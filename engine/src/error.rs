@@ -207,10 +207,78 @@ pub enum Error {
         id: Id,
     },
     /// Not a network mode.
-    #[error("network {mode:?} is not supported yet: use none or host")]
+    #[error("network {mode:?} is none: use none, host, bridge or a network's name")]
     NetworkMode {
         /// The text.
         mode: String,
+    },
+    /// There is no such network.
+    #[error("there is no network {name:?}: 'network ls' shows those that there are")]
+    NoNetwork {
+        /// The name or id.
+        name: String,
+    },
+    /// The beginning of several networks' ids.
+    #[error("{name:?} is the beginning of the ids of {count} networks: give more of it")]
+    AmbiguousNetwork {
+        /// The text.
+        name: String,
+        /// How many.
+        count: usize,
+    },
+    /// The name is taken.
+    #[error("there is a network {name:?} already")]
+    NetworkExists {
+        /// The name.
+        name: String,
+    },
+    /// A container is connected to it.
+    #[error("network {name:?} is in use by container {}: disconnect it or remove it first", id.short())]
+    NetworkInUse {
+        /// The network.
+        name: String,
+        /// One of its containers.
+        id: Id,
+    },
+    /// Nobody drives such networks.
+    #[error("network {network:?} wants the driver {driver:?}: there are {known}")]
+    NetworkDriver {
+        /// The network.
+        network: String,
+        /// The driver's name.
+        driver: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// A network cannot be made or removed as it is.
+    #[error("network {name:?} is refused")]
+    NetworkDefinition {
+        /// The network.
+        name: String,
+        /// Why.
+        source: Box<estiba_network::Error>,
+    },
+    /// The container is in the network already.
+    #[error("container {} is connected to network {network:?} already", id.short())]
+    Connected {
+        /// The container.
+        id: Id,
+        /// The network.
+        network: String,
+    },
+    /// The container is not in the network.
+    #[error("container {} is not connected to network {network:?}", id.short())]
+    NotConnected {
+        /// The container.
+        id: Id,
+        /// The network.
+        network: String,
+    },
+    /// A container of `none` or `host` is in no network.
+    #[error("container {} was made with --network none or host, and cannot be connected to others", id.short())]
+    Unconnectable {
+        /// The container.
+        id: Id,
     },
     /// Not a bind mount.
     #[error("the volume {bind:?} is refused: {reason}")]

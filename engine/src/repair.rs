@@ -172,6 +172,7 @@ pub(crate) fn settle(inner: &Inner, id: &Id, _lock: &FolderLock) -> Result<Watch
         Stage::Created | Stage::Ended if inner.records.bundle(id).exists() => {
             // A start that did not come to an end, or a rename.
             kill_leftovers(inner, &record)?;
+            inner.detach_networks(&record)?;
             inner.records.mend_names(&record)?;
             inner.records.unmark(id)?;
             Ok(if record.restarting { Watch::Needed } else { Watch::No })
@@ -210,6 +211,7 @@ fn end_run(inner: &Inner, mut record: Record) -> Result<Watch> {
     let exit = inner.records.exit(&record)?;
     let mut failures = Vec::new();
     failures.extend(kill_leftovers(inner, &record).err());
+    failures.extend(inner.detach_networks(&record).err());
     let mut events = Vec::new();
     if exit.as_ref().is_some_and(|exit| exit.oom_killed) {
         events.push(record.event("oom"));
@@ -252,6 +254,7 @@ pub(crate) fn demolish(inner: &Inner, record: &Record) -> Result<()> {
     let id = &record.id;
     let mut failures = Vec::new();
     failures.extend(kill_leftovers(inner, record).err());
+    failures.extend(inner.detach_networks(record).err());
     let removed = inner.snapshotter_of(record).and_then(|held| unpack::remove(&*held, &id.snapshot_key()?));
     failures.extend(removed.err());
     if record.takes_volumes || record.stage == Stage::Creating {

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use estiba_network::PortMapping;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::images::Image;
+use crate::networks::Connection;
 use crate::volumes::VolumeUse;
 
 /// A container to be made: an image and what differs from the image's own configuration.
@@ -85,6 +87,15 @@ pub struct CreateRequest {
     pub new_privileges: bool,
     /// The container's network.
     pub network: NetworkMode,
+    /// Its places in networks. The first one is the way to everywhere else.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connections: Vec<Connection>,
+    /// Ports of the host that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMapping>,
+    /// The ports that the image says it serves are published, too, at free ports of the host.
+    #[serde(default)]
+    pub publish_all: bool,
     /// The root file system is read-only.
     pub read_only: bool,
     /// A terminal is allocated for the process.
@@ -144,6 +155,9 @@ impl CreateRequest {
             privileged: false,
             new_privileges: false,
             network: NetworkMode::None,
+            connections: Vec::new(),
+            ports: Vec::new(),
+            publish_all: false,
             read_only: false,
             tty: false,
             console_size: None,
@@ -357,17 +371,9 @@ pub enum NetworkMode {
     None,
     /// The host's network namespace.
     Host,
-}
-
-impl NetworkMode {
-    /// As it is written.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Host => "host",
-        }
-    }
+    /// A network namespace of its own, connected to the networks that [`CreateRequest::connections`] name, or to
+    /// [`DEFAULT_NETWORK`](crate::DEFAULT_NETWORK).
+    Connected,
 }
 
 impl FromStr for NetworkMode {
@@ -377,7 +383,8 @@ impl FromStr for NetworkMode {
         match text {
             "none" => Ok(Self::None),
             "host" => Ok(Self::Host),
-            other => Err(Error::NetworkMode { mode: other.to_owned() }),
+            "" => Err(Error::NetworkMode { mode: String::new() }),
+            _ => Ok(Self::Connected),
         }
     }
 }

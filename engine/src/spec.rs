@@ -30,6 +30,8 @@ pub(crate) struct ImageDefaults {
     pub(crate) stop_timeout: Option<i64>,
     pub(crate) health: Option<estiba_image::Healthcheck>,
     pub(crate) volumes: Vec<String>,
+    /// The ports that it serves, as `80/tcp`.
+    pub(crate) exposed: Vec<String>,
     /// Digest of the configuration.
     pub(crate) id: String,
 }
@@ -343,7 +345,7 @@ fn linux(cgroup: &str, request: &CreateRequest, devices: &[LinuxDevice]) -> Resu
         LinuxNamespaceType::Mount,
         LinuxNamespaceType::Cgroup,
     ];
-    if request.network == NetworkMode::None {
+    if request.network != NetworkMode::Host {
         kinds.push(LinuxNamespaceType::Network);
     }
     let namespaces = kinds

@@ -2,10 +2,8 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::time::SystemTime;
 
-use estiba_network::{Attachment, Network, Sandbox};
 use estiba_shim::proto;
 use estiba_shim::{Launch, Program};
 use estiba_storage::mounts;
@@ -134,7 +132,7 @@ fn try_start(
     let attached = attach.map(|attach| control.send(&attach)).transpose().map_err(shim("attach to"))?;
     let boot_id = boot_id()?;
     let pid = control.answer(&created).map_err(shim("create"))?.pid;
-    attach_network(&record, pid)?;
+    inner.attach_networks(&mut record, pid)?;
     // Written before the start: a container that has run is never taken for one that has not.
     record.stage = Stage::Started;
     record.boot_id = boot_id;
@@ -156,17 +154,6 @@ fn try_start(
     let (control, waiting) = (control.into_async().map_err(socket)?, waiting.into_async().map_err(socket)?);
     let process = Process::new(engine.clone(), record, String::new(), control, waiting);
     Ok(Running::new(process.attached(attached.map(|answer| answer.attachment)), ends))
-}
-
-/// Connects the created container's network namespace.
-fn attach_network(record: &Record, pid: u32) -> Result<()> {
-    let failed = |source| Error::Network { id: record.id.clone(), source: Box::new(source) };
-    let sandbox = Sandbox::open(Path::new(&format!("/proc/{pid}/ns/net"))).map_err(failed)?;
-    let mode = record.request.network;
-    let network = Network::named(mode.name());
-    let attachment = Attachment { container: record.id.to_string(), ..Attachment::default() };
-    Inner::network(mode).attach(&network, &sandbox, &attachment).map_err(failed)?;
-    Ok(())
 }
 
 /// Writes the bundle and starts the shim.

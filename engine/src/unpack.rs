@@ -218,6 +218,7 @@ fn defaults(image: &estiba_image::Image) -> ImageDefaults {
     let beside = ImageDefaults {
         health: docker.healthcheck.clone(),
         volumes: image.config().volumes().iter().map(|path| (*path).to_owned()).collect(),
+        exposed: image.config().exposed_ports().iter().map(|port| (*port).to_owned()).collect(),
         stop_timeout: docker.stop_timeout,
         id,
         ..ImageDefaults::default()

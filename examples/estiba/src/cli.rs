@@ -9,8 +9,8 @@ use estiba_engine::{Config, Engine, ShimProgram, SnapshotterKind};
 
 use crate::commands::{
     attach, cleanup, commit, cp, create, diff, events, exec, export, history, images, import, info, inspect, kill,
-    load, login, logs, monitor, pause, port, prune, ps, pull, push, rename, restart, rm, rmi, run, save, start, stats,
-    stop, system_df, tag, top, update, version, volume, wait,
+    load, login, logs, monitor, network, pause, port, prune, ps, pull, push, rename, restart, rm, rmi, run, save,
+    start, stats, stop, system_df, tag, top, update, version, volume, wait,
 };
 use crate::failure::{ENGINE, Failure, Result, one_line};
 use crate::flags;
@@ -110,6 +110,8 @@ enum Command {
     Image(Image),
     #[command(subcommand, disable_help_subcommand = true)]
     Volume(volume::Volume),
+    #[command(subcommand, disable_help_subcommand = true)]
+    Network(network::Network),
     /// Manage what is kept, and see what happens
     #[command(subcommand, disable_help_subcommand = true)]
     System(System),
@@ -263,6 +265,7 @@ impl Command {
             Self::Diff(command) => command.execute(engine).await,
             Self::Commit(command) => command.execute(engine).await,
             Self::Volume(command) => command.execute(engine).await,
+            Self::Network(command) => command.execute(engine).await,
             Self::Import(command) | Self::Image(Image::Import(command)) => command.execute(engine).await,
             Self::Export(command) => command.execute(engine).await,
             Self::Rm(command) => command.execute(engine).await,
@@ -341,7 +344,7 @@ fn narrow(words: &[OsString]) -> Option<clap::Command> {
 type Augment = fn(clap::Command) -> clap::Command;
 
 /// The commands and small groups of commands. `container` is not among them: it has nearly all commands once more.
-const COMMANDS: [(&str, Augment); 43] = [
+const COMMANDS: [(&str, Augment); 44] = [
     ("run", run::Run::augment_args),
     ("create", create::Create::augment_args),
     ("start", start::Start::augment_args),
@@ -382,6 +385,7 @@ const COMMANDS: [(&str, Augment); 43] = [
     ("version", version::Version::augment_args),
     ("image", Image::augment_subcommands),
     ("volume", volume::Volume::augment_subcommands),
+    ("network", network::Network::augment_subcommands),
     ("system", System::augment_subcommands),
     ("cleanup", cleanup::Cleanup::augment_args),
     ("monitor", monitor::Monitor::augment_args),

@@ -4,6 +4,7 @@ mod file;
 mod image;
 mod limits;
 mod mount;
+mod network;
 mod unsupported;
 
 use std::collections::BTreeMap;
@@ -12,13 +13,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
-use estiba_engine::{
-    CreateRequest, Engine, Healthcheck, Limits, LogConfig, NetworkMode, RestartPolicy, Streams, Ulimit,
-};
+use estiba_engine::{CreateRequest, Engine, Healthcheck, Limits, LogConfig, RestartPolicy, Streams, Ulimit};
 use rustix::process::geteuid;
 
 pub(crate) use self::file::IdFile;
 pub(crate) use self::limits::LimitOptions;
+use self::network::NetworkOptions;
 use self::unsupported::Unsupported;
 use crate::failure::{Failure, Result};
 use crate::volume::{self, SeLinux};
@@ -102,9 +102,6 @@ pub(crate) struct Options {
     /// Name of the container
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// none, or host
-    #[arg(long, visible_alias = "net", value_name = "NETWORK", default_value = "none")]
-    network: NetworkMode,
     /// Do not check whether it is well, whatever the image says
     #[arg(long)]
     no_healthcheck: bool,
@@ -164,6 +161,8 @@ pub(crate) struct Options {
     help: Option<bool>,
     #[command(flatten)]
     unsupported: Unsupported,
+    #[command(flatten)]
+    networking: NetworkOptions,
 }
 
 /// The image, and a command instead of its own.
@@ -348,7 +347,7 @@ impl Prepared {
         if reference == embedded::REFERENCE {
             env.extend(embedded::variable());
         }
-        Ok(CreateRequest {
+        let mut request = CreateRequest {
             name: options.name,
             command: words.collect(),
             entrypoint: options.entrypoint.map(|program| if program.is_empty() { vec![] } else { vec![program] }),
@@ -368,7 +367,6 @@ impl Prepared {
             oom_score_adj: options.oom_score_adj,
             cap_add: options.cap_add,
             cap_drop: options.cap_drop,
-            network: options.network,
             privileged: options.privileged,
             new_privileges,
             read_only: options.read_only,
@@ -383,7 +381,9 @@ impl Prepared {
             log,
             runtime,
             ..CreateRequest::new(image)
-        })
+        };
+        options.networking.fill(&mut request)?;
+        Ok(request)
     }
 }
 
@@ -456,7 +456,7 @@ mod tests {
         assert_eq!(options.workdir.as_deref(), Some("/w"));
         assert_eq!(options.env, ["A=1", "B"]);
         assert_eq!(options.volume, ["/a:/b:ro"]);
-        assert_eq!(options.network, NetworkMode::Host);
+        assert_eq!(options.networking.network, ["host"]);
     }
 
     #[test]

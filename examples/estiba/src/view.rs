@@ -3,5 +3,6 @@
 pub(crate) mod container;
 pub(crate) mod event;
 pub(crate) mod image;
+pub(crate) mod network;
 pub(crate) mod row;
 pub(crate) mod usage;

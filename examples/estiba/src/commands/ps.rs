@@ -11,8 +11,9 @@ use crate::filter::Filters;
 use crate::format::Format;
 use crate::output;
 use crate::template::Value;
-use crate::view::container::{exit_code, labels, network};
+use crate::view::container::{exit_code, labels};
 use crate::view::image::{Config, familiar};
+use crate::view::network;
 use crate::view::row::{self, Length};
 
 const TABLE: &str = "{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}";
@@ -172,7 +173,7 @@ fn fits(filters: &Filters, summary: &Summary) -> bool {
         && filters.any("status", |status| status == summary.status.name())
         && filters.any("exited", |code| has_ended && code.parse() == Ok(exit_code(summary)))
         && filters.any("health", |wanted| wanted == health)
-        && filters.any("network", |wanted| wanted == network(record))
+        && filters.any("network", |wanted| network::names(record).iter().any(|name| name == wanted))
         && filters.any("volume", |path| {
             record.request.binds.iter().any(|bind| bind.destination == path || bind.source.as_os_str() == path)
                 || record.volumes.iter().any(|volume| volume.name == path || volume.destination == path)

@@ -28,23 +28,13 @@ pub(crate) struct Unsupported {
     #[arg(long, hide = true)]
     init: bool,
     #[arg(long, hide = true)]
-    ip: Option<String>,
-    #[arg(long, hide = true)]
     ipc: Option<String>,
     #[arg(long, hide = true)]
     link: Vec<String>,
     #[arg(long, hide = true)]
-    mac_address: Option<String>,
-    #[arg(long, hide = true)]
-    network_alias: Vec<String>,
-    #[arg(long, hide = true)]
     pid: Option<String>,
     #[arg(long, hide = true)]
     platform: Option<String>,
-    #[arg(short, long, hide = true)]
-    publish: Vec<String>,
-    #[arg(short = 'P', long, hide = true)]
-    publish_all: bool,
     #[arg(long, hide = true)]
     userns: Option<String>,
     #[arg(long, hide = true)]
@@ -61,18 +51,12 @@ impl Unsupported {
             let here = format!("linux/{}", crate::platform::architecture());
             platform.as_deref().is_none_or(|platform| platform.is_empty() || platform == here)
         };
-        let ports = "ports are not published yet: use --network host, and they are the host's own";
         let names = "there are no networks with addresses and names yet: use --network host";
         let for_host = "namespaces of the host or of other containers are not shared yet: leave it away";
         for (option, given, reason) in [
-            ("-p", !self.publish.is_empty(), ports),
-            ("-P", self.publish_all, ports),
             ("--add-host", !self.add_host.is_empty(), names),
             ("--dns", !self.dns.is_empty(), names),
-            ("--ip", self.ip.is_some(), names),
             ("--link", !self.link.is_empty(), names),
-            ("--mac-address", self.mac_address.is_some(), names),
-            ("--network-alias", !self.network_alias.is_empty(), names),
             ("--domainname", self.domainname.is_some(), "only --hostname is supported"),
             ("--annotation", !self.annotation.is_empty(), "annotations are not supported yet: use --label"),
             ("--device", !self.device.is_empty(), "devices are not given to containers yet"),

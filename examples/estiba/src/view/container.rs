@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use estiba_engine::{
-    Exit, Health, HealthStatus, Healthcheck, LogConfig, NetworkMode, Record as Container, RestartPolicy, Status,
-    Summary,
+    Exit, Health, HealthStatus, Healthcheck, LogConfig, Record as Container, RestartPolicy, Status, Summary,
 };
 
 use super::image::Config;
+use super::network;
 use crate::moment;
 use crate::signals;
 use crate::template::{Record, Value};
@@ -85,14 +85,6 @@ pub(crate) fn command(record: &Container) -> String {
     let word = |word: &String| if word.contains(' ') { format!("'{word}'") } else { word.clone() };
     let Some((program, arguments)) = record.command.split_first() else { return String::new() };
     std::iter::once(program.clone()).chain(arguments.iter().map(word)).collect::<Vec<_>>().join(" ")
-}
-
-/// How the network is called.
-pub(crate) fn network(record: &Container) -> &'static str {
-    match record.request.network {
-        NetworkMode::None => "none",
-        NetworkMode::Host => "host",
-    }
 }
 
 fn time(time: Option<SystemTime>) -> Value {
@@ -197,8 +189,8 @@ fn host_config(record: &Container) -> Record {
         .with("Binds", Value::list_or_nil(binds.chain(volumes)))
         .with("ContainerIDFile", "")
         .with("LogConfig", log_config(request.log))
-        .with("NetworkMode", network(record))
-        .with("PortBindings", Value::map([]))
+        .with("NetworkMode", network::mode(record))
+        .with("PortBindings", network::bindings(record))
         .with("RestartPolicy", restart_policy(request.restart))
         .with("AutoRemove", request.auto_remove)
         .with("VolumeDriver", "")
@@ -333,44 +325,6 @@ fn config(record: &Container, image: &Config) -> Record {
         .with_some("StopTimeout", request.stop_timeout)
 }
 
-fn network_settings(record: &Container) -> Record {
-    let endpoint = Record::new("network.EndpointSettings")
-        .with("IPAMConfig", Value::Nil)
-        .with("Links", Value::nil_list())
-        .with("Aliases", Value::nil_list())
-        .with("MacAddress", "")
-        .with("DriverOpts", Value::nil_map())
-        .with("GwPriority", 0)
-        .with("NetworkID", "")
-        .with("EndpointID", "")
-        .with("Gateway", "")
-        .with("IPAddress", "")
-        .with("IPPrefixLen", 0)
-        .with("IPv6Gateway", "")
-        .with("GlobalIPv6Address", "")
-        .with("GlobalIPv6PrefixLen", 0)
-        .with("DNSNames", Value::nil_list());
-    Record::new("container.NetworkSettings")
-        .with("Bridge", "")
-        .with("SandboxID", "")
-        .with("SandboxKey", "")
-        .with("Ports", Value::map([]))
-        .with("HairpinMode", false)
-        .with("LinkLocalIPv6Address", "")
-        .with("LinkLocalIPv6PrefixLen", 0)
-        .with("SecondaryIPAddresses", Value::nil_list())
-        .with("SecondaryIPv6Addresses", Value::nil_list())
-        .with("EndpointID", "")
-        .with("Gateway", "")
-        .with("GlobalIPv6Address", "")
-        .with("GlobalIPv6PrefixLen", 0)
-        .with("IPAddress", "")
-        .with("IPPrefixLen", 0)
-        .with("IPv6Gateway", "")
-        .with("MacAddress", "")
-        .with("Networks", Value::map([(network(record).to_owned(), endpoint.into())]))
-}
-
 /// What `inspect` shows.
 pub(crate) fn inspect(summary: &Summary, around: &Surroundings<'_>) -> Value {
     let record = &summary.record;
@@ -411,6 +365,6 @@ pub(crate) fn inspect(summary: &Summary, around: &Surroundings<'_>) -> Value {
     object
         .with("Mounts", mounts(record, around.root))
         .with("Config", config(record, &around.image))
-        .with("NetworkSettings", network_settings(record))
+        .with("NetworkSettings", network::settings(record, summary.status.is_running()))
         .into()
 }

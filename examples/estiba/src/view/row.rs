@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use estiba_engine::Summary;
 
-use super::container;
 use super::image::{Config, Name};
+use super::{container, network};
 use crate::format::Column;
 use crate::template::{Lookup, Record, Value};
 use crate::{moment, size};
@@ -84,9 +84,9 @@ pub(crate) fn container(summary: &Summary, image: &Config, sizes: Option<(u64, u
         .with("LocalVolumes", record.volumes.len().to_string())
         .with("Mounts", mounts.join(","))
         .with("Names", record.name.to_string())
-        .with("Networks", container::network(record))
+        .with("Networks", network::names(record).join(","))
         .with("Platform", Value::Nil)
-        .with("Ports", "")
+        .with("Ports", network::ports(summary))
         .with("RunningFor", moment::ago(record.created))
         .with("Size", size)
         .with("State", summary.status.name())
