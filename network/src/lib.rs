@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bridge;
+mod conntrack;
 mod driver;
 mod endpoint;
 mod error;
@@ -10,8 +11,10 @@ pub mod ipam;
 mod ledger;
 mod link;
 mod mac;
+mod netfilter;
 mod netlink;
 mod network;
+mod nftables;
 mod port;
 pub mod ports;
 mod sandbox;
@@ -29,5 +32,6 @@ pub use ipnet;
 pub use mac::MacAddress;
 pub use netlink::{Batch, Link, Netlink};
 pub use network::{Network, Subnet};
+pub use nftables::Nftables;
 pub use port::{PortMapping, Protocol};
 pub use sandbox::Sandbox;

@@ -7,6 +7,7 @@ use estiba_network::{Attachment, Driver, Error, Host, Loopback, Network, Sandbox
 use libtest_mimic::{Arguments, Failed, Trial};
 
 mod bridge;
+mod firewall;
 mod world;
 
 fn main() {
@@ -28,7 +29,7 @@ fn main() {
             Ok(())
         }),
     ];
-    trials.extend(bridge::TRIALS.iter().map(|(name, body)| privileged(name, *body)));
+    trials.extend(bridge::TRIALS.iter().chain(firewall::TRIALS).map(|(name, body)| privileged(name, *body)));
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 

@@ -181,3 +181,64 @@ pub(crate) fn udp(client: &Sandbox, to: &str, server: &Sandbox, listen: &str) ->
     assert_eq!(&buffer[..length], b"back");
     Ok(peer.ip())
 }
+
+/// Deletes all tables, as `nft flush ruleset` does, where there is no such program.
+pub(crate) fn flush_ruleset(host: &Sandbox) {
+    let sent = host.run(|| -> io::Result<()> {
+        let socket = netfilter_socket()?;
+        // A transaction of NFT_MSG_DELTABLE without a name, for all families.
+        let message = |kind: u16, flags: u16, resource: u16| {
+            let mut bytes = 20_u32.to_ne_bytes().to_vec();
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend((1 | flags).to_ne_bytes());
+            bytes.extend([0; 10]);
+            bytes.extend(resource.to_be_bytes());
+            bytes
+        };
+        let all = [message(16, 0, 10), message(0xa02, 4, 0), message(17, 0, 10)].concat();
+        nix::sys::socket::send(std::os::fd::AsRawFd::as_raw_fd(&socket), &all, nix::sys::socket::MsgFlags::empty())?;
+        let mut answer = [0; 256];
+        nix::sys::socket::recv(std::os::fd::AsRawFd::as_raw_fd(&socket), &mut answer, nix::sys::socket::MsgFlags::empty())?;
+        Ok(())
+    });
+    sent.expect("entered").expect("flushed");
+}
+
+fn netfilter_socket() -> io::Result<std::os::fd::OwnedFd> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+    Ok(socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkNetFilter)?)
+}
+
+/// Sends an SCTP INIT from `client` to a port of `to`, and returns the port at which `server` gets it.
+pub(crate) fn sctp_init(client: &Sandbox, to: &str, port: u16, server: &Sandbox) -> io::Result<u16> {
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, socket};
+    use std::os::fd::AsRawFd;
+    let raw = || socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Sctp);
+    let near = client.run(raw).expect("entered")?;
+    let far = server.run(raw).expect("entered")?;
+    // RFC 9260: the common header, then an INIT chunk of 20 bytes.
+    let mut packet = Vec::new();
+    packet.extend(4444_u16.to_be_bytes());
+    packet.extend(port.to_be_bytes());
+    packet.extend([0; 8]);
+    packet.extend([1, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0xff, 0xff, 0, 1, 0, 1, 0, 0, 0, 1]);
+    let checksum = crc32c(&packet);
+    packet[8..12].copy_from_slice(&checksum.to_le_bytes());
+    let to = SockaddrIn::from(std::net::SocketAddrV4::new(to.parse().expect("an address"), 0));
+    sendto(near.as_raw_fd(), &packet, &to, MsgFlags::empty())?;
+    let timeout = nix::sys::time::TimeVal::new(1, 0);
+    nix::sys::socket::setsockopt(&far, nix::sys::socket::sockopt::ReceiveTimeout, &timeout)?;
+    let mut buffer = [0; 256];
+    let length = recv(far.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+    let header = usize::from(buffer[0] & 0xf) * 4;
+    assert!(length >= header + 12);
+    Ok(u16::from_be_bytes([buffer[header + 2], buffer[header + 3]]))
+}
+
+/// SCTP's checksum (RFC 9260, appendix A).
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, byte: &u8| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 })
+    };
+    !bytes.iter().fold(!0, step)
+}
