@@ -3,12 +3,12 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::{fs, iter};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 
 use crate::driver::Driver;
@@ -250,9 +250,7 @@ impl Bridge {
             let mut batch = Batch::new();
             batch.create(format!("make the interface {interface} with its host's end {name}"), link::veth(&near, &far));
             batch.change(format!("connect {name} to the bridge"), link::join(&name, bridge, None));
-            if !network.switch {
-                batch.change(format!("isolate {name} from other ports"), link::isolate_port(&name));
-            }
+            batch.change(format!("set up {name} as a port"), link::port(&name, !network.switch));
             match host.commit(&batch) {
                 // The end of an earlier cable may still be on its way out: its namespace is cleared up in the background.
                 Err(Error::Refused { source, .. })
@@ -314,8 +312,11 @@ impl Bridge {
         })??;
         self.firewall.admit(self.host.as_ref(), &realm)?;
         let mut batch = Batch::new();
-        if !v6 {
-            batch.change(format!("keep IPv6 off the bridge {name}"), link::without_link_local(index));
+        // The kernel would give a link-local address a second late, and not before a port has a carrier; until then no
+        // IPv6 neighbour can be asked for on behalf of others.
+        batch.change(format!("choose the addresses of the bridge {name}"), link::without_link_local(index));
+        if v6 {
+            batch.ensure(format!("give the bridge {name} a link-local address"), link::address(index, link_local()));
         }
         for subnet in &network.subnets {
             let address = IpNet::new(subnet.gateway(), subnet.subnet.prefix_len()).unwrap_or(subnet.subnet);
@@ -410,6 +411,11 @@ fn stands(endpoint: &Endpoint, sandbox: &Sandbox) -> Result<bool> {
     Ok(link.is_some_and(|link| {
         link.up && link.index == interface.index && endpoint.mac.is_none_or(|mac| link.address == mac.octets())
     }))
+}
+
+/// What routers are often called by their own links.
+fn link_local() -> IpNet {
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), 64))
 }
 
 fn owner(attachment: &Attachment) -> Owner {

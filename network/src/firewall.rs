@@ -4,6 +4,8 @@
 use std::fmt::Debug;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::error::{Error, Result};
 use crate::network::Network;
 use crate::port::Protocol;
@@ -29,6 +31,8 @@ pub struct Published {
 pub struct Realm {
     /// The bridge's name.
     pub bridge: String,
+    /// The addresses of its containers.
+    pub subnets: Vec<IpNet>,
     /// Nothing leaves and nothing enters.
     pub internal: bool,
     /// Other networks' containers are kept out.
@@ -42,7 +46,8 @@ impl Realm {
     #[must_use]
     pub fn of(network: &Network, bridge: &str) -> Self {
         let Network { internal, isolate, masquerade, .. } = *network;
-        Self { bridge: bridge.to_owned(), internal, isolate, masquerade }
+        let subnets = network.subnets.iter().map(|subnet| subnet.subnet).collect();
+        Self { bridge: bridge.to_owned(), subnets, internal, isolate, masquerade }
     }
 }
 

@@ -84,14 +84,16 @@ pub(crate) fn join(name: &str, bridge: u32, mtu: Option<u32>) -> RouteNetlinkMes
     RouteNetlinkMessage::SetLink(message)
 }
 
-/// Keeps the port of a bridge apart from its other isolated ports (Linux 4.18).
-pub(crate) fn isolate_port(name: &str) -> RouteNetlinkMessage {
+/// Sets a bridge's port up. It sends back where something came from (where `br_netfilter` is at work, a container that
+/// reaches its own published port is answered by the bridge itself), and may be kept apart from other such ports (Linux 4.18).
+pub(crate) fn port(name: &str, isolated: bool) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
+    let options = vec![InfoBridgePort::HairpinMode(true), InfoBridgePort::Isolated(isolated)];
     message.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
+            LinkInfo::PortData(InfoPortData::BridgePort(options)),
         ]),
     ];
     RouteNetlinkMessage::NewLink(message)

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 
 use crate::conntrack;
@@ -56,6 +57,11 @@ impl Firewall for Nftables {
                 for ((set, key), found) in keys.iter().zip(found) {
                     if found.is_some() {
                         elements(&mut transaction.messages, message::DELETE_ELEMENT, 0, *set, &[(key.clone(), None)]);
+                    }
+                }
+                for (set, first, last) in ranges_of(realm) {
+                    if !look_up(&mut netfilter, &[(set, first.clone())])?.iter().all(Option::is_none) {
+                        range(&mut transaction.messages, message::DELETE_ELEMENT, 0, set, &first, &last);
                     }
                 }
             }
@@ -130,6 +136,9 @@ fn ensure(netfilter: &mut Netfilter, realms: &[Realm], ports: &[Published]) -> R
                 elements(&mut transaction.messages, message::NEW_ELEMENT, CREATE, set, &[(key, None)]);
             }
         }
+        for (set, first, last) in realms.iter().flat_map(ranges_of) {
+            range(&mut transaction.messages, message::NEW_ELEMENT, CREATE, set, &first, &last);
+        }
         for set in [Set::Bound4, Set::Bound6, Set::Any4, Set::Any6] {
             let of_set = ports.iter().filter(|port| set_of(port) == set);
             let of_set: Vec<_> = of_set.map(|port| (key_of(port), Some(value_of(port)))).collect();
@@ -174,6 +183,17 @@ fn element_of(realm: &Realm) -> Vec<(Set, Vec<u8>)> {
         all.push((Set::Masked, name));
     }
     all
+}
+
+/// The ranges of a network's addresses, each with its bridge: the first, and the last.
+fn ranges_of(realm: &Realm) -> Vec<(Set, Vec<u8>, Vec<u8>)> {
+    let name = interface(&realm.bridge);
+    let key = |address| [octets(address), name.clone()].concat();
+    let range = |subnet: &IpNet| {
+        let set = if subnet.addr().is_ipv4() { Set::Own4 } else { Set::Own6 };
+        (set, key(subnet.network()), key(subnet.broadcast()))
+    };
+    realm.subnets.iter().map(range).collect()
 }
 
 /// All that a bridge may be in.
@@ -252,6 +272,19 @@ fn elements(messages: &mut Messages, kind: u16, flags: u16, set: Set, all: &[(Ve
         });
         rest = &rest[count..];
     }
+}
+
+/// Writes a message about a range of keys.
+fn range(messages: &mut Messages, kind: u16, flags: u16, set: Set, first: &[u8], last: &[u8]) {
+    messages.begin(kind, flags, INET, 0).text(1, TABLE).text(2, set.name()).nest(3, |list| {
+        list.nest(1, |element| {
+            for (attribute, key) in [(1, first), (10, last)] {
+                element.nest(attribute, |data| {
+                    data.bytes(1, key);
+                });
+            }
+        });
+    });
 }
 
 /// The values of these keys; none for one that is not there, and an empty one where there are no values.

@@ -36,6 +36,9 @@ pub(super) enum Set {
     Open,
     /// The bridges whose containers have the host's address outside.
     Masked,
+    /// Each network's addresses with its bridge.
+    Own4,
+    Own6,
     /// Ports of one address of the host.
     Bound4,
     Bound6,
@@ -56,12 +59,14 @@ fn joined(types: &[u32]) -> u32 {
 }
 
 impl Set {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Bridges,
         Self::Same,
         Self::Internal,
         Self::Open,
         Self::Masked,
+        Self::Own4,
+        Self::Own6,
         Self::Bound4,
         Self::Bound6,
         Self::Any4,
@@ -75,10 +80,21 @@ impl Set {
             Self::Internal => "internal",
             Self::Open => "open",
             Self::Masked => "masked",
+            Self::Own4 => "own",
+            Self::Own6 => "own6",
             Self::Bound4 => "ports-of-address",
             Self::Bound6 => "ports-of-address6",
             Self::Any4 => "ports",
             Self::Any6 => "ports6",
+        }
+    }
+
+    /// The lengths of a key's parts, of sets that have ranges of them.
+    fn fields(self) -> &'static [u32] {
+        match self {
+            Self::Own4 => &[4, 16],
+            Self::Own6 => &[16, 16],
+            _ => &[],
         }
     }
 
@@ -88,6 +104,8 @@ impl Set {
         match self {
             Self::Bridges | Self::Internal | Self::Open | Self::Masked => ((IFNAME, 16), None),
             Self::Same => ((joined(&[IFNAME, IFNAME]), 32), None),
+            Self::Own4 => ((joined(&[IPV4_ADDRESS, IFNAME]), 20), None),
+            Self::Own6 => ((joined(&[IPV6_ADDRESS, IFNAME]), 32), None),
             Self::Bound4 => ((joined(&[IPV4_ADDRESS, PROTOCOL, SERVICE]), 12), value(IPV4_ADDRESS, 4)),
             Self::Bound6 => ((joined(&[IPV6_ADDRESS, PROTOCOL, SERVICE]), 24), value(IPV6_ADDRESS, 16)),
             Self::Any4 => ((joined(&[PROTOCOL, SERVICE]), 8), value(IPV4_ADDRESS, 4)),
@@ -103,10 +121,23 @@ pub(super) fn write(transaction: &mut Transaction) {
     for (number, set) in Set::ALL.into_iter().enumerate() {
         let ((key_type, key_length), value) = set.layout();
         messages.begin(message::NEW_SET, CREATE, INET, 0).text(1, TABLE).text(2, set.name());
-        // A map has the flag 8.
-        messages.number(3, if value.is_some() { 8 } else { 0 }).number(4, key_type).number(5, key_length);
+        let fields = set.fields();
+        // NFT_SET_MAP, or NFT_SET_INTERVAL and NFT_SET_CONCAT.
+        let flags = if value.is_some() { 0x8 } else if fields.is_empty() { 0 } else { 0x84 };
+        messages.number(3, flags).number(4, key_type).number(5, key_length);
         if let Some((value_type, value_length)) = value {
             messages.number(6, value_type).number(7, value_length);
+        }
+        if !fields.is_empty() {
+            messages.nest(9, |description| {
+                description.nest(2, |concatenation| {
+                    for length in fields {
+                        concatenation.nest(1, |field| {
+                            field.number(1, *length);
+                        });
+                    }
+                });
+            });
         }
         messages.number(10, number as u32 + 1);
     }
@@ -144,8 +175,12 @@ pub(super) fn write(transaction: &mut Transaction) {
     }
     chain(messages, "addresses", "nat", postrouting, 100);
     // A container that reaches a port of its own network by the host's address: the answer has to come back here.
+    // It is told by its address, since there is no input interface where `br_netfilter` calls this for the bridge.
     rule(messages, "addresses", |rule| {
-        rule.input_interface(1).output_interface(2).lookup(Set::Same, 1, None, false).translated().masquerade();
+        rule.family(IPV4).network(12, 4, 1).output_interface(9).lookup(Set::Own4, 1, None, false).translated().masquerade();
+    });
+    rule(messages, "addresses", |rule| {
+        rule.family(IPV6).network(8, 16, 1).output_interface(2).lookup(Set::Own6, 1, None, false).translated().masquerade();
     });
     rule(messages, "addresses", |rule| {
         rule.family(IPV4).loopback_source().output_interface(1).lookup(Set::Bridges, 1, None, false).masquerade();

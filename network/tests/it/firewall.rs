@@ -85,7 +85,7 @@ fn from_everywhere() -> Result<(), Failed> {
     tcp(&world.host, "10.77.0.1:8080", &a, "0.0.0.0:80")?;
     if let Some(table) = table(&world.host) {
         assert!(table.contains("tcp . 8080 : 10.77.0.2 . 80"), "{table}");
-        assert!(table.contains("iifname . oifname @same ct status dnat masquerade"), "{table}");
+        assert!(table.contains("ip saddr . oifname @own ct status dnat masquerade"), "{table}");
     }
     drop(a);
     world.detach(&network, "a");
@@ -178,7 +178,7 @@ fn taken() -> Result<(), Failed> {
     let (_a, _) = world.attach(&network, "a", &["8080:80"]);
     let refused = world.driver.attach(&network, &sandbox, &attachment("b", &["8079:79", "8080:81"]));
     assert!(matches!(refused, Err(Error::PortTaken { port: 8080, .. })), "{refused:?}");
-    assert_eq!(world.leases("n"), ["10.77.0.2", "fd77::2"]);
+    assert_eq!(world.leases("n").len(), 2);
     world.driver.attach(&network, &sandbox, &attachment("b", &["8079:79", "8080:81/udp"]))?;
     // Twice in one request.
     let refused = world.driver.attach(&network, &Sandbox::new()?, &attachment("c", &["1-9:1-9", "5:80"]));

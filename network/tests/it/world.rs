@@ -34,6 +34,9 @@ impl World {
         end.stop();
         ip(&host, "addr add 192.0.2.1/24 dev uplink");
         ip(&host, "addr add 2001:db8::1/64 dev uplink nodad");
+        // Otherwise the kernel gives them a second late.
+        ip(&host, "addr add fe80::1/64 dev uplink nodad");
+        ip(&outside, "addr add fe80::2/64 dev eth0 nodad");
         ip(&host, "link set uplink up");
         ip(&outside, "addr add 192.0.2.2/24 dev eth0");
         ip(&outside, "addr add 2001:db8::2/64 dev eth0 nodad");
@@ -149,7 +152,8 @@ impl Other {
 pub(crate) fn tcp(client: &Sandbox, to: &str, server: &Sandbox, listen: &str) -> io::Result<IpAddr> {
     let listener = server.run(|| TcpListener::bind(listen)).expect("entered").expect("bound");
     let to: SocketAddr = to.parse().expect("an address");
-    let _stream = client.run(|| TcpStream::connect_timeout(&to, SHORT)).expect("entered")?;
+    let connected = client.run(|| TcpStream::connect_timeout(&to, SHORT)).expect("entered");
+    let _stream = connected.map_err(|error| io::Error::new(error.kind(), format!("{to}: {error}")))?;
     listener.set_nonblocking(true)?;
     let end = Instant::now() + SHORT;
     loop {
