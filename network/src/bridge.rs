@@ -6,7 +6,8 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::{fs, iter};
+use std::time::Duration;
+use std::{fs, iter, thread};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
@@ -216,6 +217,8 @@ impl Bridge {
             batch.create(format!("make {gateway} the gateway of {interface}"), route);
         }
         inside.commit(&batch)?;
+        settle(&mut host, endpoint.host_interface.as_deref().unwrap_or_default())?;
+        settle(&mut host, &bridge_name(network))?;
         endpoint.interfaces = vec![Interface { index: link.index, name: interface, up: true }];
 
         let published = ports::published(endpoint);
@@ -411,6 +414,18 @@ fn stands(endpoint: &Endpoint, sandbox: &Sandbox) -> Result<bool> {
     Ok(link.is_some_and(|link| {
         link.up && link.index == interface.index && endpoint.mac.is_none_or(|mac| link.address == mac.octets())
     }))
+}
+
+/// Waits until an interface carries packets. The kernel's `linkwatch` gets to it a moment after the other end is up, and
+/// what is sent before is lost: the second that TCP takes to try again. Since Linux 6.8 the question alone makes it so.
+fn settle(host: &mut Netlink, name: &str) -> Result<()> {
+    for wait in iter::once(0).chain(iter::repeat_n(1, 50)) {
+        thread::sleep(Duration::from_millis(wait));
+        if host.link(name)?.is_none_or(|link| link.running) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// What routers are often called by their own links.

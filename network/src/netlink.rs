@@ -10,7 +10,7 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, State};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
@@ -43,6 +43,8 @@ pub struct Link {
     pub name: String,
     /// Whether it is up.
     pub up: bool,
+    /// Whether packets go through: it is up, and what it leads to is.
+    pub running: bool,
     /// The interface that it is a port of.
     pub master: Option<u32>,
     /// Its kind (`bridge`, `veth` …); hardware has none.
@@ -345,6 +347,7 @@ fn describe(message: &LinkMessage) -> Link {
         index: message.header.index,
         name: String::new(),
         up: message.header.flags.contains(LinkFlags::Up),
+        running: false,
         master: None,
         kind: None,
         address: Vec::new(),
@@ -356,6 +359,7 @@ fn describe(message: &LinkMessage) -> Link {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Controller(index) => link.master = Some(*index),
             LinkAttribute::Address(bytes) => link.address.clone_from(bytes),
+            LinkAttribute::OperState(state) => link.running = *state == State::Up,
             LinkAttribute::Mtu(bytes) => link.mtu = *bytes,
             LinkAttribute::Link(index) => link.peer = Some(*index),
             LinkAttribute::LinkInfo(infos) => {

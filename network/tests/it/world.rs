@@ -41,6 +41,12 @@ impl World {
         ip(&outside, "addr add 192.0.2.2/24 dev eth0");
         ip(&outside, "addr add 2001:db8::2/64 dev eth0 nodad");
         ip(&outside, "link set eth0 up");
+        for (sandbox, name) in [(&host, "uplink"), (&outside, "eth0")] {
+            let mut netlink = sandbox.netlink().expect("a socket");
+            while !netlink.link(name).expect("an answer").expect("the interface").running {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
         let root = tempfile::tempdir().expect("a folder");
         let driver = Bridge {
             host: Some(host.try_clone().expect("held")),
