@@ -250,6 +250,8 @@ async fn watch_run(container: &Container, record: &Record) -> Result<()> {
             None => std::future::pending().await,
         }
     };
+    // Nobody else gets the ports of this machine that lead to it.
+    let _ports = container.with(|inner, id| Ok(inner.hold_ports(id))).await?;
     tokio::select! {
         _ = process.wait() => {}
         failed = checks => {

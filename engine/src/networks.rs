@@ -7,8 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use estiba_network::firewall::NoFirewall;
-use estiba_network::{Attachment, Bridge, Driver, Endpoint, MacAddress, Network, PortMapping, Sandbox, Subnet};
+use estiba_network::ports::{self, Held};
+use estiba_network::{
+    Attachment, Bridge, Driver, Endpoint, MacAddress, Network, Nftables, PortMapping, Sandbox, Subnet,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -416,6 +418,31 @@ impl Inner {
         file.and_then(|mut file| file.write_all(lines.as_bytes())).map_err(Error::io("write", path))
     }
 
+    /// Sockets on the published ports of a container that runs, so that no other program listens there in vain.
+    pub(crate) fn hold_ports(&self, id: &Id) -> Vec<Held> {
+        let Ok(Some(record)) = self.records.read(id) else { return Vec::new() };
+        let endpoints = record.request.connections.iter().filter_map(|connection| connection.endpoint.as_ref());
+        let held = endpoints.map(|endpoint| ports::hold(None, endpoint));
+        held.filter_map(|held| {
+            held.inspect_err(|error| {
+                tracing::warn!(container = %id, error = error as &dyn std::error::Error, "published ports are not held");
+            })
+            .ok()
+        })
+        .collect()
+    }
+
+    /// The first time in a boot: what was attached before is gone, and its addresses are free again.
+    pub(crate) fn forget_attachments(&self) -> Result<()> {
+        for network in self.list_networks()? {
+            let alive =
+                |container: &str| container.parse::<Id>().is_ok_and(|id| self.records.has_shim(&id).unwrap_or(true));
+            let failed = |source| Error::NetworkDefinition { name: network.name.clone(), source: Box::new(source) };
+            self.driver(&network)?.repair(&network, &alive).map_err(failed)?;
+        }
+        Ok(())
+    }
+
     /// Takes a container that does not run off its networks. What is gone already is fine.
     pub(crate) fn detach_networks(&self, record: &Record) -> Result<()> {
         let mut failures = Vec::new();
@@ -438,7 +465,7 @@ pub(crate) fn drivers(config: &Config) -> BTreeMap<String, Arc<dyn Driver>> {
         host: None,
         state: config.run.join("networks"),
         leases: config.root.join("networks").join("leases"),
-        firewall: Arc::new(NoFirewall),
+        firewall: Arc::new(Nftables),
     };
     BTreeMap::from([("bridge".to_owned(), Arc::new(bridge) as Arc<dyn Driver>)])
 }

@@ -238,7 +238,9 @@ impl Record {
     /// Whether somebody has to watch over it while it runs: to start it again, or to look whether it is well.
     #[must_use]
     pub fn needs_monitor(&self) -> bool {
-        self.request.restart != crate::request::RestartPolicy::No || self.health.is_some()
+        self.request.restart != crate::request::RestartPolicy::No
+            || self.health.is_some()
+            || !self.request.ports.is_empty()
     }
 }
 

@@ -78,6 +78,12 @@ pub(crate) fn run(inner: &Inner) -> Result<Watch> {
     }
     inner.records.remove_recordless(&ids)?;
     if !known {
+        if let Err(error) = inner.forget_attachments() {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "what a network had before the boot could not be undone"
+            );
+        }
         inner.records.remove_stale_names()?;
         inner.records.know_boot()?;
     }
@@ -225,6 +231,9 @@ fn end_run(inner: &Inner, mut record: Record) -> Result<Watch> {
         return Error::all(&id, failures).map(|()| Watch::No);
     }
     record.restarting = is_started_again(&record, exit.as_ref());
+    for connection in &mut record.request.connections {
+        connection.endpoint = None;
+    }
     record.ended = Some(Ended { at: SystemTime::now(), exit, error: None });
     record.stage = Stage::Ended;
     record.paused = false;

@@ -133,6 +133,10 @@ impl Driver for Bridge {
         drop(lock);
         self.sweep(network, &ledger)
     }
+
+    fn repair(&self, network: &Network, alive: &dyn Fn(&str) -> bool) -> Result<()> {
+        Self::repair(self, network, alive).map(drop)
+    }
 }
 
 impl Bridge {

@@ -32,6 +32,12 @@ pub trait Driver: Debug + Send + Sync {
     /// Connects the sandbox, which may be that of a running container.
     fn attach(&self, network: &Network, sandbox: &Sandbox, attachment: &Attachment) -> Result<Endpoint>;
 
+    /// Undoes what killed programs have left of a network: whatever belongs to containers that are not alive.
+    fn repair(&self, network: &Network, alive: &dyn Fn(&str) -> bool) -> Result<()> {
+        let _ = (network, alive);
+        Ok(())
+    }
+
     /// Undoes an attachment, of which only `container` and `interface` count. Without a sandbox, its namespace is taken
     /// to be gone or about to go, with everything in it.
     fn detach(&self, network: &Network, sandbox: Option<&Sandbox>, attachment: &Attachment) -> Result<()>;

@@ -172,7 +172,8 @@ impl Netfilter {
                 }
                 let body = match kind {
                     ERROR | DONE => {
-                        let code = message.get(..4).map_or(0, |code| i32::from_ne_bytes([code[0], code[1], code[2], code[3]]));
+                        let code =
+                            message.get(..4).map_or(0, |code| i32::from_ne_bytes([code[0], code[1], code[2], code[3]]));
                         Body::Ended((code != 0).then(|| Errno::from_raw(code.saturating_abs())))
                     }
                     _ => Body::Attributes(message.get(4..).unwrap_or_default()),
@@ -243,7 +244,8 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 
 /// The attribute that a path of kinds leads to.
 pub(crate) fn find<'a>(bytes: &'a [u8], path: &[u16]) -> Option<&'a [u8]> {
-    path.iter().try_fold(bytes, |inside, kind| attributes(inside).find(|(found, _)| found == kind).map(|(_, value)| value))
+    path.iter()
+        .try_fold(bytes, |inside, kind| attributes(inside).find(|(found, _)| found == kind).map(|(_, value)| value))
 }
 
 /// The error of a request that the kernel refused.

@@ -161,7 +161,8 @@ fn ensure(netfilter: &mut Netfilter, realms: &[Realm], ports: &[Published]) -> R
 fn taken(netfilter: &mut Netfilter, ports: &[Published]) -> Result<Error> {
     let keys: Vec<_> = ports.iter().map(|port| (set_of(port), key_of(port))).collect();
     let found = look_up(netfilter, &keys)?;
-    let other = ports.iter().zip(found).find(|(port, found)| found.as_ref().is_some_and(|value| *value != value_of(port)));
+    let other =
+        ports.iter().zip(found).find(|(port, found)| found.as_ref().is_some_and(|value| *value != value_of(port)));
     Ok(match other {
         Some((Published { protocol, host, host_port, .. }, _)) => {
             let address = Some(*host).filter(|host| !host.is_unspecified());

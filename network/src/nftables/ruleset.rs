@@ -123,7 +123,13 @@ pub(super) fn write(transaction: &mut Transaction) {
         messages.begin(message::NEW_SET, CREATE, INET, 0).text(1, TABLE).text(2, set.name());
         let fields = set.fields();
         // NFT_SET_MAP, or NFT_SET_INTERVAL and NFT_SET_CONCAT.
-        let flags = if value.is_some() { 0x8 } else if fields.is_empty() { 0 } else { 0x84 };
+        let flags = if value.is_some() {
+            0x8
+        } else if fields.is_empty() {
+            0
+        } else {
+            0x84
+        };
         messages.number(3, flags).number(4, key_type).number(5, key_length);
         if let Some((value_type, value_length)) = value {
             messages.number(6, value_type).number(7, value_length);
@@ -161,7 +167,12 @@ pub(super) fn write(transaction: &mut Transaction) {
             rule.destination_nat(IPV4, 1, 9);
         });
         rule(messages, chain, |rule| {
-            rule.family(IPV6).network(24, 16, 1).protocol(2).destination_port(13).lookup(Set::Bound6, 1, Some(1), false);
+            rule.family(IPV6).network(24, 16, 1).protocol(2).destination_port(13).lookup(
+                Set::Bound6,
+                1,
+                Some(1),
+                false,
+            );
             rule.destination_nat(IPV6, 1, 2);
         });
         rule(messages, chain, |rule| {
@@ -177,10 +188,20 @@ pub(super) fn write(transaction: &mut Transaction) {
     // A container that reaches a port of its own network by the host's address: the answer has to come back here.
     // It is told by its address, since there is no input interface where `br_netfilter` calls this for the bridge.
     rule(messages, "addresses", |rule| {
-        rule.family(IPV4).network(12, 4, 1).output_interface(9).lookup(Set::Own4, 1, None, false).translated().masquerade();
+        rule.family(IPV4)
+            .network(12, 4, 1)
+            .output_interface(9)
+            .lookup(Set::Own4, 1, None, false)
+            .translated()
+            .masquerade();
     });
     rule(messages, "addresses", |rule| {
-        rule.family(IPV6).network(8, 16, 1).output_interface(2).lookup(Set::Own6, 1, None, false).translated().masquerade();
+        rule.family(IPV6)
+            .network(8, 16, 1)
+            .output_interface(2)
+            .lookup(Set::Own6, 1, None, false)
+            .translated()
+            .masquerade();
     });
     rule(messages, "addresses", |rule| {
         rule.family(IPV4).loopback_source().output_interface(1).lookup(Set::Bridges, 1, None, false).masquerade();

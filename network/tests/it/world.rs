@@ -208,7 +208,11 @@ pub(crate) fn flush_ruleset(host: &Sandbox) {
         let all = [message(16, 0, 10), message(0xa02, 4, 0), message(17, 0, 10)].concat();
         nix::sys::socket::send(std::os::fd::AsRawFd::as_raw_fd(&socket), &all, nix::sys::socket::MsgFlags::empty())?;
         let mut answer = [0; 256];
-        nix::sys::socket::recv(std::os::fd::AsRawFd::as_raw_fd(&socket), &mut answer, nix::sys::socket::MsgFlags::empty())?;
+        nix::sys::socket::recv(
+            std::os::fd::AsRawFd::as_raw_fd(&socket),
+            &mut answer,
+            nix::sys::socket::MsgFlags::empty(),
+        )?;
         Ok(())
     });
     sent.expect("entered").expect("flushed");
@@ -221,7 +225,9 @@ fn netfilter_socket() -> io::Result<std::os::fd::OwnedFd> {
 
 /// Sends an SCTP INIT from `client` to a port of `to`, and returns the port at which `server` gets it.
 pub(crate) fn sctp_init(client: &Sandbox, to: &str, port: u16, server: &Sandbox) -> io::Result<u16> {
-    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, socket};
+    use nix::sys::socket::{
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto, socket,
+    };
     use std::os::fd::AsRawFd;
     let raw = || socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Sctp);
     let near = client.run(raw).expect("entered")?;

@@ -28,11 +28,12 @@ pub(crate) fn names(record: &Container) -> Vec<String> {
 /// Each port of a container that is published: `80/tcp`, and where on the host.
 pub(crate) fn published(record: &Container) -> Vec<(String, Vec<(String, u16)>)> {
     let mut ports: BTreeMap<(u16, String), Vec<(String, u16)>> = BTreeMap::new();
-    for mapping in endpoints(record).flat_map(|endpoint| &endpoint.ports) {
+    let mappings = endpoints(record).flat_map(|endpoint| endpoint.ports.iter().map(move |mapping| (endpoint, mapping)));
+    for (endpoint, mapping) in mappings {
         for offset in 0..mapping.count {
             let key = (mapping.container_port + offset, mapping.protocol.to_string());
             let hosts = ports.entry(key).or_default();
-            for address in addresses(mapping) {
+            for address in addresses(endpoint, mapping) {
                 hosts.push((address, mapping.host_port + offset));
             }
         }
@@ -40,11 +41,15 @@ pub(crate) fn published(record: &Container) -> Vec<(String, Vec<(String, u16)>)>
     ports.into_iter().map(|((port, protocol), hosts)| (format!("{port}/{protocol}"), hosts)).collect()
 }
 
-/// The host's addresses that a mapping is at.
-fn addresses(mapping: &PortMapping) -> Vec<String> {
+/// The host's addresses that a mapping is at: all of the families that the container has an address of.
+fn addresses(endpoint: &Endpoint, mapping: &PortMapping) -> Vec<String> {
+    let all = [("0.0.0.0", v4 as fn(&IpNet) -> bool), ("::", v6)];
     match mapping.host_address {
         Some(address) => vec![address.to_string()],
-        None => vec!["0.0.0.0".to_owned(), "::".to_owned()],
+        None => {
+            let has = |wanted: fn(&IpNet) -> bool| endpoint.addresses.iter().any(wanted);
+            all.into_iter().filter(|(_, wanted)| has(*wanted)).map(|(address, _)| address.to_owned()).collect()
+        }
     }
 }
 
