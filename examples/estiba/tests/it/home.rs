@@ -139,6 +139,14 @@ impl Home {
                 return false;
             }
             let path = Path::new(difference.rsplit_once(": file ").map_or("", |(_, path)| path));
+            // The default network keeps its definition, and where its next address is looked for; addresses and attachments it may not.
+            let networks = self.root().join("networks");
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let definition = path.extension().is_some_and(|extension| extension == "json") || path.is_dir();
+            let place = name == "lock" || name.starts_with("last_reserved_ip.");
+            if path == self.folder.path().join("run/networks") || path.starts_with(&networks) && (definition || place) {
+                return false;
+            }
             let of_an_image = of_images.iter().any(|folder| path.starts_with(folder));
             // The folders of volumes are made for the first one.
             let volumes = self.root().join("volumes");

@@ -14,6 +14,7 @@ mod limits;
 mod listing;
 mod many;
 mod need;
+mod networks;
 mod processes;
 mod pty;
 mod refusals;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
     trials.extend(registry::trials());
     trials.extend(terminal::trials());
     trials.extend(limits::trials());
+    trials.extend(networks::trials());
     trials.extend(runtimes::trials());
     trials.extend(trace::trials());
     trials.extend(many::trials());

@@ -3,17 +3,22 @@
 
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
+use estiba_engine::network::Sandbox;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-/// Makes the process the parent of every orphan below it, and gives it mounts of its own.
+/// Makes the process the parent of every orphan below it, and gives it mounts and a network of its own: the trials' host has
+/// the loopback interface alone.
 pub(crate) fn stand_apart() -> io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
     if nix::unistd::geteuid().is_root() {
-        unshare(CloneFlags::CLONE_NEWNS)?;
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+        let sandbox = Sandbox::open(Path::new("/proc/self/ns/net")).map_err(io::Error::other)?;
+        sandbox.netlink().and_then(|mut netlink| netlink.set_loopback_up()).map_err(io::Error::other)?;
     }
     Ok(())
 }
