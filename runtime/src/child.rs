@@ -9,7 +9,7 @@ mod executable;
 mod mount;
 mod report;
 
-pub(crate) use report::{Message, Part};
+pub(crate) use report::{LENGTH, Message, NAME, Part};
 
 use crate::Features;
 use crate::child::mount::Way;
@@ -49,11 +49,13 @@ pub(crate) struct Made {
     null: i32,
     console: i32,
     program: usize,
+    /// The interpreter that was looked for last: its path, and zeroes.
+    interpreter: [u8; NAME],
 }
 
 impl Default for Made {
     fn default() -> Self {
-        Self { root: -1, proc: -1, mask: -1, null: -1, console: -1, program: 0 }
+        Self { root: -1, proc: -1, mask: -1, null: -1, console: -1, program: 0, interpreter: [0; NAME] }
     }
 }
 
@@ -79,7 +81,12 @@ pub(crate) fn run(child: &mut Child<'_>) -> ! {
     for at in 0..child.plan.steps.len() {
         if let Err(failure) = child.step(at) {
             let message = Message::Failed { step: at as u32, part: failure.part, errno: failure.errno };
-            let _ = socket::send(child.fd(Slot::SOCKET), &message.encode(), None);
+            let mut packet = [0u8; LENGTH + NAME];
+            let (told, name) = packet.split_at_mut(LENGTH);
+            told.copy_from_slice(&message.encode());
+            name.copy_from_slice(&child.made.interpreter);
+            let packet = if failure.part == Part::Interpreter { packet.as_slice() } else { &packet[..LENGTH] };
+            let _ = socket::send(child.fd(Slot::SOCKET), packet, None);
             let status = match failure.errno {
                 libc::ENOENT if failure.part == Part::Execute => 127,
                 _ if failure.part == Part::Execute => 126,
@@ -289,7 +296,9 @@ impl Child<'_> {
             Step::Umask(mask) => file::umask(*mask),
             Step::NoNewPrivileges => process::no_new_privileges()?,
             Step::Home { uid } => executable::home(resolver, made.root, *uid, &mut plan.environment),
-            Step::FindExecutable => made.program = executable::find(resolver, made.root, &plan.candidates)?,
+            Step::FindExecutable => {
+                made.program = executable::find(resolver, made.root, &plan.candidates, &mut made.interpreter)?;
+            }
             Step::Ready => {
                 // What is not needed by the program is closed by the exec, but the wait for the start may be long.
                 made.close();

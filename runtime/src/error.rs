@@ -131,7 +131,7 @@ pub enum Error {
         source: io::Error,
     },
     /// No cgroup hierarchy is mounted, or none below the given folder.
-    #[error("no cgroup hierarchy is mounted")]
+    #[error("no cgroup hierarchy is mounted: mount cgroup2 at /sys/fs/cgroup")]
     CgroupsNotMounted,
     /// The cgroup that a container was to get has processes in it, or they did not end.
     #[error("the cgroup {} has processes: {}", path.display(), first(pids))]
@@ -196,12 +196,20 @@ pub enum Error {
         status: i32,
     },
     /// The program to execute was not found.
-    #[error("{executable}: executable not found")]
+    #[error("{executable}: executable {}", if executable.contains('/') { "not found" } else { "file not found in $PATH" })]
     ExecutableNotFound {
         /// The program, as the configuration names it.
         executable: String,
         /// Why the last attempt failed.
         source: io::Error,
+    },
+    /// The program is there, but not what its first line (`#!`) or its ELF header names as what executes it.
+    #[error("{executable}: {}", if interpreter.is_empty() { "the interpreter that it names is not there".to_owned() } else { format!("its interpreter {interpreter} is not there") })]
+    InterpreterNotFound {
+        /// The program, as the configuration names it.
+        executable: String,
+        /// What it names; empty if only the kernel knows.
+        interpreter: String,
     },
     /// The program to execute is there but cannot be executed.
     #[error("{executable}: not executable")]
@@ -232,7 +240,7 @@ pub enum Error {
         outcome: String,
     },
     /// A runtime binary failed, for a reason that has no variant of its own.
-    #[error("{} {operation}: {}", program.display(), if message.is_empty() { "failed without a word" } else { message })]
+    #[error("{} {operation}: {}", program.display(), words(message, *status))]
     External {
         /// The binary.
         program: PathBuf,
@@ -277,10 +285,19 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> i32 {
         match self {
-            Self::ExecutableNotFound { .. } => 127,
+            Self::ExecutableNotFound { .. } | Self::InterpreterNotFound { .. } => 127,
             Self::NotExecutable { .. } => 126,
             _ => 125,
         }
+    }
+}
+
+/// A runtime binary's message, or that it has none: whatever fails without a word may be no runtime at all.
+fn words(message: &str, status: i32) -> String {
+    if message.is_empty() {
+        format!("ended with status {status} and logged nothing, as an OCI runtime would: is it one?")
+    } else {
+        message.to_owned()
     }
 }
 

@@ -79,6 +79,13 @@ impl Runtime for External {
         let executable = executable(bundle.spec.process().as_ref());
         call.command.arg(id.to_string());
         let made = call.run(CREATE).map_err(|e| e.about(&executable)).and_then(|_| created(&pid_file, console));
+        let made = made.map_err(|error| match error {
+            Error::Io { path, source, .. } if path == pid_file && source.kind() == io::ErrorKind::NotFound => {
+                let message = "wrote no pid file, as an OCI runtime would: is it one?".to_owned();
+                Error::External { program: self.program.clone(), operation: "create", message, status: 0 }
+            }
+            error => error,
+        });
         if made.as_ref().is_err_and(|e| !matches!(e, Error::AlreadyExists { .. })) {
             // What a runtime leaves behind differs; the first error is what counts.
             let _ = self.delete(id, DeleteMode::Force);

@@ -29,7 +29,9 @@ fn code(error: &Error) -> Code {
         }
         Error::File { source, .. } if source.kind() == ErrorKind::NotFound => Code::NotFound,
         Error::Runtime { source, .. } => match source.as_ref() {
-            Cause::ExecutableNotFound { .. } | Cause::NotFound { .. } => Code::NotFound,
+            Cause::ExecutableNotFound { .. } | Cause::InterpreterNotFound { .. } | Cause::NotFound { .. } => {
+                Code::NotFound
+            }
             Cause::NotExecutable { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
                 Code::PermissionDenied
             }

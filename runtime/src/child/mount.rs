@@ -197,7 +197,15 @@ pub(super) fn bind(
     if guarded && folder && target.path() != c"dev" && is_dev(resolver, root, place)? {
         return Err(Part::OverDev.of()(libc::EPERM));
     }
-    sys::attach(tree, place).map_err(Part::Attach.of())?;
+    sys::attach(tree, place).map_err(|errno| {
+        let onto_folder = file::stat(place, c"").map(|stat| stat.is(libc::S_IFDIR));
+        let part = match (folder, onto_folder) {
+            (true, Ok(false)) => Part::FolderOntoFile,
+            (false, Ok(true)) => Part::FileOntoFolder,
+            _ => Part::Attach,
+        };
+        part.of()(errno)
+    })?;
     close(place);
     if let Some((proc, late)) = late {
         if late.set | late.clear != 0 {

@@ -37,9 +37,11 @@ pub(crate) enum Part {
     CopyUp,
     Ordinary,
     Source,
+    FolderOntoFile,
+    FileOntoFolder,
 }
 
-const PARTS: [(Part, &str); 21] = [
+const PARTS: [(Part, &str); 23] = [
     (Part::Whole, ""),
     (Part::OpenFilesystem, "open the filesystem"),
     (Part::Parameter, "set an option"),
@@ -61,6 +63,8 @@ const PARTS: [(Part, &str); 21] = [
     (Part::CopyUp, "copy what it hides"),
     (Part::Ordinary, "must be mounted on ordinary directory, which this is not"),
     (Part::Source, "open the source"),
+    (Part::FolderOntoFile, "the source is a folder, and the target is a file"),
+    (Part::FileOntoFolder, "the source is a file, and the target is a folder"),
 ];
 
 impl Part {
@@ -98,6 +102,9 @@ pub(crate) enum Message {
 
 /// The length of a message.
 pub(crate) const LENGTH: usize = 12;
+
+/// The greatest length of the name that may follow a message: that of an interpreter in a script's first line.
+pub(crate) const NAME: usize = 256;
 
 impl Message {
     /// The message as bytes.

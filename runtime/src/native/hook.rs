@@ -99,7 +99,7 @@ impl<'a> Hooks<'a> {
         drop(inner);
         // The end of the talk means that the hook was executed, or died on its way there.
         loop {
-            match launch::hear(&socket)?.0 {
+            match launch::hear(&socket)?.message {
                 Some(Message::Forked { pid }) => {
                     crate::wait(started.pidfd.as_fd(), started.pid)?;
                     let pidfd = process::pidfd_open(pid).map_err(launch::system("open a pidfd"))?;

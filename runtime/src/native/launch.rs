@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
 
-use crate::child::{self, Child, Message, Part};
+use crate::child::{self, Child, LENGTH, Message, NAME, Part};
 use crate::plan::{IdMap, Open, Plan, Step, alone, id_map, limits, priorities};
 use crate::sys::mount::{self, Depth};
 use crate::sys::process::{self, CloneRequest, Strings};
@@ -105,7 +105,7 @@ pub(super) enum Event {
 
 /// The next word of a child that is being set up.
 pub(super) fn receive(socket: &OwnedFd, plan: &Plan, started: &Started) -> Result<Event> {
-    let (message, fd) = hear(socket)?;
+    let Heard { message, name, fd } = hear(socket)?;
     match (message, fd) {
         (Some(Message::Forked { pid }), _) => Ok(Event::Forked(pid)),
         (Some(Message::Console), Some(fd)) => Ok(Event::Console(fd)),
@@ -114,7 +114,7 @@ pub(super) fn receive(socket: &OwnedFd, plan: &Plan, started: &Started) -> Resul
         (Some(Message::Network), Some(fd)) => Ok(Event::Network(fd)),
         (Some(Message::Listener { number }), _) => Ok(Event::Listener(number)),
         (Some(Message::Ready), _) => Ok(Event::Ready),
-        (Some(Message::Failed { step, part, errno }), _) => Err(failed(plan, step, part, errno)),
+        (Some(Message::Failed { step, part, errno }), _) => Err(failed(plan, step, part, errno, name)),
         (Some(Message::Console | Message::Network) | None, _) => {
             let status = crate::wait(started.pidfd.as_fd(), started.pid)?;
             Err(Error::SetupDied { status: status.code() })
@@ -122,16 +122,28 @@ pub(super) fn receive(socket: &OwnedFd, plan: &Plan, started: &Started) -> Resul
     }
 }
 
-/// A message, or `None` at the end.
-pub(super) fn hear(socket: &OwnedFd) -> Result<(Option<Message>, Option<OwnedFd>)> {
-    let mut buffer = [0u8; 32];
+/// What came over the socket.
+#[derive(Debug)]
+pub(super) struct Heard {
+    /// `None` at the end.
+    pub(super) message: Option<Message>,
+    /// The interpreter that a failure is about; else empty.
+    name: String,
+    fd: Option<OwnedFd>,
+}
+
+/// Waits for a message, or for the end.
+pub(super) fn hear(socket: &OwnedFd) -> Result<Heard> {
+    let mut buffer = [0u8; LENGTH + NAME];
     let mut received = socket::receive(socket.as_fd(), &mut buffer);
     if received.as_ref().err() == Some(&libc::ECONNRESET) {
         // It ended without reading our answer. That is said once, and then what it said itself.
         received = socket::receive(socket.as_fd(), &mut buffer);
     }
     let (length, fd) = received.map_err(system("hear from the child"))?;
-    Ok((buffer.get(..length).and_then(Message::decode), fd))
+    let (message, name) = buffer.get(..length).unwrap_or_default().split_at(length.min(LENGTH));
+    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(Heard { message: Message::decode(message), name: String::from_utf8_lossy(name).into_owned(), fd })
 }
 
 /// Lets the child go on.
@@ -148,19 +160,21 @@ fn program(plan: &Plan) -> String {
     plan.arguments.texts().first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn failed(plan: &Plan, step: u32, part: Part, errno: i32) -> Error {
+fn failed(plan: &Plan, step: u32, part: Part, errno: i32, name: String) -> Error {
     let step = plan.steps.get(step as usize);
     let text = step.map_or_else(|| "follow the plan".to_owned(), ToString::to_string);
-    failure(text, &program(plan), part, errno)
+    failure(text, &program(plan), part, errno, name)
 }
 
-fn failure(step: String, program: &str, part: Part, errno: i32) -> Error {
+fn failure(step: String, program: &str, part: Part, errno: i32, interpreter: String) -> Error {
     let source = io::Error::from_raw_os_error(errno);
     if !matches!(part, Part::Find | Part::Interpreter | Part::Execute) {
         return Error::Setup { step, call: part.text(), source };
     }
     let executable = program.to_owned();
     match errno {
+        // That the program itself is there was found before.
+        libc::ENOENT | libc::ENOTDIR if part != Part::Find => Error::InterpreterNotFound { executable, interpreter },
         libc::ENOENT | libc::ENOTDIR => Error::ExecutableNotFound { executable, source },
         libc::E2BIG | libc::ENOMEM | libc::EAGAIN | libc::EIO | libc::EMFILE | libc::ENFILE => {
             Error::Setup { step, call: part.text(), source }
@@ -171,7 +185,7 @@ fn failure(step: String, program: &str, part: Part, errno: i32) -> Error {
 
 /// After an error: the process that was made by another, and has failed before it was heard of. Somebody has to reap it.
 pub(super) fn unheard(socket: &OwnedFd) -> Option<i32> {
-    while let Ok((Some(message), _)) = hear(socket) {
+    while let Ok(Heard { message: Some(message), .. }) = hear(socket) {
         if let Message::Forked { pid } = message {
             return Some(pid);
         }
@@ -181,8 +195,9 @@ pub(super) fn unheard(socket: &OwnedFd) -> Option<i32> {
 
 /// Waits until the program is executed, or could not be.
 pub(super) fn executed(socket: &OwnedFd, plan: &Plan) -> Result<()> {
-    match hear(socket)?.0 {
-        Some(Message::Failed { step, part, errno }) => Err(failed(plan, step, part, errno)),
+    let Heard { message, name, .. } = hear(socket)?;
+    match message {
+        Some(Message::Failed { step, part, errno }) => Err(failed(plan, step, part, errno, name)),
         // The exec has closed the other side.
         _ => Ok(()),
     }
@@ -206,11 +221,12 @@ impl Waiting {
 
     /// Waits until the program is executed, or could not be.
     pub(super) fn executed(self) -> Result<()> {
-        match hear(&self.socket)?.0 {
+        let Heard { message, name, .. } = hear(&self.socket)?;
+        match message {
             Some(Message::Failed { step, part, errno }) => {
                 let step = self.left.into_iter().find(|(at, _)| *at == step);
                 let step = step.map_or_else(|| "follow the plan".to_owned(), |(_, text)| text);
-                Err(failure(step, &self.program, part, errno))
+                Err(failure(step, &self.program, part, errno, name))
             }
             // The exec has closed the other side.
             _ => Ok(()),

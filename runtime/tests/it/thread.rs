@@ -153,7 +153,11 @@ fn no_allocation() -> Outcome {
             match created {
                 Err(error) => same(
                     (error.exit_code(), chain(&error)),
-                    (127, "nothing: executable not found: No such file or directory (os error 2)".to_owned()),
+                    (
+                        127,
+                        "nothing: executable file not found in $PATH: No such file or directory (os error 2)"
+                            .to_owned(),
+                    ),
                 )?,
                 Ok(_) => return Err("it was created".into()),
             }

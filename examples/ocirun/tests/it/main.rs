@@ -366,7 +366,7 @@ fn exec() -> Outcome {
     let zero = "0000000000000000";
     same(&text(&caps.stdout), &format!("CapInh:\t{zero}\nCapEff:\t0000000020002420\nCapAmb:\t{zero}\n"))?;
     for (arguments, code, words) in [
-        (&["exec", &bundle.id, "nothing"][..], 127, "executable not found"),
+        (&["exec", &bundle.id, "nothing"][..], 127, "not found in $PATH"),
         (&["exec", &bundle.id, "/bin"], 126, "not executable"),
         (&["exec", "nobody", "true"], 255, "container nobody does not exist"),
         (&["exec", &bundle.id], 255, "no program"),
