@@ -27,6 +27,7 @@ mod compare;
 mod diff;
 pub(crate) mod extract;
 mod header;
+mod made;
 mod pax;
 pub(crate) mod place;
 pub(crate) mod stream;
@@ -36,9 +37,10 @@ pub(crate) mod writer;
 use std::io::Read;
 
 use archive::Archive;
-pub use changes::{Change, ChangeKind, changes};
-pub use diff::{Diffed, diff};
+pub use changes::{Change, ChangeKind, changes, changes_without};
+pub use diff::{Diffed, diff, diff_without};
 use extract::Rules;
+pub use made::MountPoints;
 pub use target::Target;
 
 use crate::{Error, Result};

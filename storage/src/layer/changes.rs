@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use rustix::fs::{FileType, Stat};
 
-use super::Limits;
 use super::compare::{Found, Old, Opaque, Visitor, compare};
 use super::target::Target;
+use super::{Limits, MountPoints};
 use crate::archive::descent::shown;
 use crate::tree::Next;
 use crate::{Error, Key, Result, Snapshotter, sys};
@@ -41,8 +41,18 @@ pub struct Change {
 /// The snapshot may be in use. Errors: [`Error::NotFound`], [`Error::UnsupportedMounts`], [`Error::Io`],
 /// [`Error::LimitExceeded`] for entries and depth.
 pub fn changes(snapshotter: &dyn Snapshotter, key: &Key, limits: &Limits) -> Result<Vec<Change>> {
+    changes_without(MountPoints::default(), snapshotter, key, limits)
+}
+
+/// The same without what a runtime has made.
+pub fn changes_without(
+    made: MountPoints<'_>,
+    snapshotter: &dyn Snapshotter,
+    key: &Key,
+    limits: &Limits,
+) -> Result<Vec<Change>> {
     let target = Target::of_snapshot(snapshotter, key)?;
-    let mut list = List { changes: BTreeMap::new(), limits, kept: 0 };
+    let mut list = List { made, changes: BTreeMap::new(), limits, kept: 0 };
     compare(&target, Opaque::Compared, limits, &mut list)?;
     let change = |(path, kind)| {
         let path = [b"/", Vec::as_slice(&path)].concat();
@@ -52,6 +62,7 @@ pub fn changes(snapshotter: &dyn Snapshotter, key: &Key, limits: &Limits) -> Res
 }
 
 struct List<'a> {
+    made: MountPoints<'a>,
     changes: BTreeMap<Vec<u8>, ChangeKind>,
     limits: &'a Limits,
     kept: u64,
@@ -76,6 +87,9 @@ impl List<'_> {
 
 impl Visitor for List<'_> {
     fn found(&mut self, found: &Found<'_>) -> Result<Next> {
+        if self.made.is(found)? {
+            return Ok(Next::Pass);
+        }
         match found.old {
             None => self.add(found.path, ChangeKind::Added)?,
             Some(old) => {

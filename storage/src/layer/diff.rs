@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CString, OsStr};
 use std::io::{self, Write};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::fs::{FileType, Mode, Stat};
@@ -16,7 +16,7 @@ use super::compare::{Found, Old, Opaque, Visitor, compare};
 use super::extract::{OPAQUE, WHITEOUT};
 use super::target::{Target, Whiteouts};
 use super::writer::Writer;
-use super::{Limits, spell};
+use super::{Limits, MountPoints, spell};
 use crate::archive::descent::shown;
 use crate::archive::pack::{Items, entry};
 use crate::tree::Next;
@@ -53,11 +53,24 @@ impl Diffed {
 /// Errors: [`Error::NotFound`], [`Error::UnsupportedMounts`], [`Error::Io`], [`Error::WriteArchive`],
 /// [`Error::LimitExceeded`] for bytes, entries, path and depth. Blocks.
 pub fn diff(snapshotter: &dyn Snapshotter, key: &Key, out: impl Write, limits: &Limits) -> Result<Diffed> {
+    diff_without(MountPoints::default(), snapshotter, key, out, limits)
+}
+
+/// The same without what a runtime has made. Of folders in which nothing else was made the layer has nothing, not even that their
+/// time is another.
+pub fn diff_without(
+    made: MountPoints<'_>,
+    snapshotter: &dyn Snapshotter,
+    key: &Key,
+    out: impl Write,
+    limits: &Limits,
+) -> Result<Diffed> {
     let target = Target::of_snapshot(snapshotter, key)?;
     let mut items = Items::new(Writer::new(Hashed { out, hash: Sha256::new() }, limits));
-    root(&target, &mut items)?;
+    root(made, &target, &mut items)?;
     if target.whiteouts == Whiteouts::Remove {
         let mut collect = Collect {
+            made,
             items: BTreeMap::new(),
             others: HashSet::new(),
             same: HashMap::new(),
@@ -69,7 +82,7 @@ pub fn diff(snapshotter: &dyn Snapshotter, key: &Key, out: impl Write, limits: &
         items.skipped += collect.skipped;
         collect.write(&target, &mut items)?;
     } else {
-        compare(&target, Opaque::Told, limits, &mut Layer { items: &mut items })?;
+        compare(&target, Opaque::Told, limits, &mut Layer { made, held: Vec::new(), items: &mut items })?;
     }
     let (entries, skipped) = (items.writer.entries, items.skipped);
     let (hashed, bytes) = items.writer.finish()?;
@@ -95,7 +108,7 @@ impl<W: Write> Write for Hashed<W> {
 }
 
 /// The root has an entry if it is not what the parent's root is.
-fn root<W: Write>(target: &Target, items: &mut Items<'_, W>) -> Result<()> {
+fn root<W: Write>(made: MountPoints<'_>, target: &Target, items: &mut Items<'_, W>) -> Result<()> {
     let failed = || Error::io("look at", "/");
     let stat = rustix::fs::fstat(&target.upper).map_err(failed())?;
     let same = match target.lowers.first() {
@@ -103,7 +116,13 @@ fn root<W: Write>(target: &Target, items: &mut Items<'_, W>) -> Result<()> {
         Some(lower) => {
             let inode = rustix::fs::openat(lower, c".", sys::PLACE, Mode::empty()).map_err(failed())?;
             let old = Old { stat: rustix::fs::fstat(&inode).map_err(failed())?, inode };
-            is_same(&old, target.upper.as_fd(), &stat).map_err(failed())?
+            let upper = target.upper.as_fd();
+            if made == MountPoints::default() {
+                is_same(&old, upper, &stat)
+            } else {
+                is_same_but_for_time(&old, upper, &stat)
+            }
+            .map_err(failed())?
         }
     };
     if same { Ok(()) } else { items.add(target.upper.as_fd(), &stat, b".".to_vec()) }
@@ -135,7 +154,26 @@ fn is_reserved(path: &[u8]) -> bool {
 
 /// An upper folder, which has the changes by itself, goes into the layer as it is met.
 struct Layer<'i, 'a, W: Write> {
+    made: MountPoints<'i>,
+    /// The folders on the way here that may have been changed by nothing but what was made to mount on.
+    held: Vec<(Vec<u8>, OwnedFd, Stat)>,
     items: &'i mut Items<'a, W>,
+}
+
+impl<W: Write> Layer<'_, '_, W> {
+    /// Adds the folders on the way to something that goes into the layer.
+    fn come_to(&mut self, path: &[u8]) -> Result<()> {
+        for (folder, inode, stat) in std::mem::take(&mut self.held) {
+            if is_in(path, &folder) {
+                self.items.add(inode.as_fd(), &stat, folder)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_in(path: &[u8], folder: &[u8]) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.first() == Some(&b'/'))
 }
 
 impl<W: Write> Visitor for Layer<'_, '_, W> {
@@ -144,6 +182,22 @@ impl<W: Write> Visitor for Layer<'_, '_, W> {
             self.items.skipped += 1;
             return Ok(Next::Pass);
         }
+        if self.made.is(found)? {
+            return Ok(Next::Pass);
+        }
+        if let Some(old) = found.old
+            && !found.opaque
+            && self.made.are_below(found.path)
+        {
+            let failed = |operation| Error::io(operation, shown(found.path));
+            if is_same_but_for_time(old, found.inode, found.stat).map_err(failed("compare"))? {
+                let inode = rustix::io::fcntl_dupfd_cloexec(found.inode, 0).map_err(failed("hold"))?;
+                self.held.retain(|(folder, ..)| is_in(found.path, folder));
+                self.held.push((found.path.to_vec(), inode, *found.stat));
+                return Ok(Next::Enter);
+            }
+        }
+        self.come_to(found.path)?;
         self.items.add(found.inode, found.stat, found.path.to_vec())?;
         if found.opaque {
             hide(self.items, found.path, OPAQUE)?;
@@ -152,12 +206,17 @@ impl<W: Write> Visitor for Layer<'_, '_, W> {
     }
 
     fn gone(&mut self, path: &[u8]) -> Result<()> {
-        if is_reserved(path) { Ok(()) } else { whiteout(self.items, path) }
+        if is_reserved(path) {
+            return Ok(());
+        }
+        self.come_to(path)?;
+        whiteout(self.items, path)
     }
 }
 
 /// Of a tree that was compared: first all is found, since a file that goes into the layer takes all its names along.
 struct Collect<'l> {
+    made: MountPoints<'l>,
     /// By path, with a NUL for each `/`: so a folder comes right before what is in it.
     items: BTreeMap<Vec<u8>, Item>,
     /// Files of several names that go into the layer.
@@ -221,8 +280,15 @@ impl Visitor for Collect<'_> {
             self.skipped += 1;
             return Ok(Next::Pass);
         }
+        if self.made.is(found)? {
+            return Ok(Next::Pass);
+        }
         let same = match found.old {
             None => false,
+            // What else was made in it brings it in.
+            Some(old) if self.made.are_below(found.path) => {
+                is_same_but_for_time(old, found.inode, found.stat).map_err(Error::io("compare", shown(found.path)))?
+            }
             Some(old) => is_same(old, found.inode, found.stat).map_err(Error::io("compare", shown(found.path)))?,
         };
         let several = sys::file_type(found.stat) != FileType::Directory && found.stat.st_nlink > 1;
@@ -265,6 +331,13 @@ fn is_same(old: &Old, new: BorrowedFd<'_>, stat: &Stat) -> rustix::io::Result<bo
         FileType::RegularFile if stat.st_size > 0 => has_same_content(old_inode, new),
         _ => Ok(true),
     }
+}
+
+/// The same of folders, whose times tell no more than that something was made in them.
+fn is_same_but_for_time(old: &Old, new: BorrowedFd<'_>, stat: &Stat) -> rustix::io::Result<bool> {
+    Ok(sys::file_type(stat) == FileType::Directory
+        && !is_other(old, stat)
+        && xattrs(old.inode.as_fd())? == xattrs(new)?)
 }
 
 fn xattrs(inode: BorrowedFd<'_>) -> rustix::io::Result<BTreeMap<Vec<u8>, Option<Vec<u8>>>> {

@@ -6,7 +6,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use estiba_storage::layer::{ChangeKind, Compression, Diffed, Limits, Target, apply, changes, diff};
+use estiba_storage::layer::{
+    ChangeKind, Compression, Diffed, Limits, MountPoints, Target, apply, changes, changes_without, diff, diff_without,
+};
 use estiba_storage::{Durability, Error, Key, Name, Native, Overlay, OverlayOptions, Snapshotter};
 use libtest_mimic::Trial;
 
@@ -32,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         privileged("references_of_an_upper_folder_are_refused", &["setfattr", "bash"], references),
         privileged("a_layer_of_a_container_that_runs", &[], running),
         plain("what_no_layer_holds_is_left_out", left_out),
+        plain("what_was_made_to_mount_on_is_no_change", mount_points),
     ];
     trials.push(plain("no_changes_make_the_empty_layer", || {
         each(&mut |snapshotter| {
@@ -276,6 +279,46 @@ fn left_out() {
 }
 
 /// Folders come, go, move, and are swapped for links that lead out, while the layer is made.
+fn mount_points() {
+    const MADE: MountPoints<'_> = MountPoints(&["dev", "etc/hosts", "etc/deep/file", "run"]);
+    each(&mut |snapshotter| {
+        base(snapshotter, &Tar::new().dir("etc", 0o755).dir("etc/deep", 0o755).file("etc/f", b"x").finish());
+        snapshotter.prepare(&key("c"), Some(&name("base"))).expect("prepare");
+        let upper = upper(snapshotter);
+        fs::create_dir_all(upper.join("etc/deep")).expect("folder");
+        fs::create_dir(upper.join("dev")).expect("folder");
+        for file in ["etc/hosts", "etc/deep/file"] {
+            fs::write(upper.join(file), b"").expect("file");
+        }
+        let layer = || {
+            let mut bytes = Vec::new();
+            diff_without(MADE, snapshotter, &key("c"), &mut bytes, &Limits::default()).expect("a layer");
+            let mut names = Vec::new();
+            let mut rest = bytes.as_slice();
+            while rest.first().is_some_and(|byte| *byte != 0) {
+                let text = |field: &[u8]| String::from_utf8_lossy(field).trim_end_matches('\0').to_owned();
+                let size = usize::from_str_radix(&text(&rest[124..136]), 8).expect("a size");
+                names.push(text(&rest[..100]).trim_end_matches('/').to_owned());
+                rest = &rest[512 + size.next_multiple_of(512)..];
+            }
+            names
+        };
+        let list = || {
+            let list = changes_without(MADE, snapshotter, &key("c"), &Limits::default()).expect("listed");
+            list.iter().map(|one| format!("{} {}", letter(one.kind), one.path.display())).collect::<Vec<_>>()
+        };
+        assert_eq!((layer(), list()), (vec![], vec![]));
+        // What the container has made itself is all there, with the folders on the way.
+        fs::write(upper.join("etc/deep/other"), b"x").expect("file");
+        fs::create_dir(upper.join("run")).expect("folder");
+        fs::write(upper.join("run/pid"), b"1").expect("file");
+        assert_eq!(layer(), ["etc", "etc/deep", "etc/deep/other", "run", "run/pid"]);
+        assert_eq!(list(), ["C /etc", "C /etc/deep", "A /etc/deep/other", "A /run", "A /run/pid"]);
+        fs::write(upper.join("etc/hosts"), b"127.0.0.1 me").expect("file");
+        assert!(list().contains(&"A /etc/hosts".to_owned()));
+    });
+}
+
 fn running() {
     let outer = tempfile::tempdir().expect("a folder");
     fs::create_dir(outer.path().join("secret")).expect("folder");
