@@ -156,7 +156,7 @@ pub enum Error {
         actual: u64,
     },
     /// A blob's bytes do not have its digest.
-    #[error("blob {expected} in {location} is damaged: its bytes have the digest {actual}")]
+    #[error("blob {expected} in {location} is damaged, its bytes have the digest {actual}: copy the image again")]
     DigestMismatch {
         /// Where the bytes came from.
         location: String,
@@ -220,7 +220,7 @@ pub enum Error {
         problem: String,
     },
     /// A document is not the JSON that it should be.
-    #[error("{what} is not valid")]
+    #[error("{what} is not valid, copy the image again")]
     InvalidDocument {
         /// What it is, with its digest or path.
         what: String,
