@@ -489,14 +489,59 @@ impl Error {
     }
 }
 
-/// An error and all of its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
+/// An error and all of its causes, as a person is told: `cannot write /x/y: No space left on device`.
+///
+/// A level that only repeats the one below it is said once, and the numbers that Rust puts behind the system's words
+/// (`(os error 28)`) are left away, also where they are part of a shim's or runtime's message.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut levels = vec![without_numbers(&error.to_string())];
     let mut next = error.source();
     while let Some(cause) = next {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
+        let text = without_numbers(&cause.to_string());
+        if !levels.last().is_some_and(|level| level.ends_with(&text)) {
+            levels.push(text);
+        }
         next = cause.source();
     }
-    line
+    levels.join(": ")
+}
+
+fn without_numbers(text: &str) -> String {
+    const BEFORE: &str = " (os error ";
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(BEFORE) {
+        kept.push_str(before);
+        let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+        rest = match after.get(digits..).and_then(|behind| behind.strip_prefix(')')) {
+            Some(behind) if digits > 0 => behind,
+            _ => {
+                kept.push_str(BEFORE);
+                after
+            }
+        };
+    }
+    kept.push_str(rest);
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_words_stand_alone() {
+        let full = || io::Error::from_raw_os_error(nix::libc::ENOSPC);
+        let error = Error::Io { operation: "write", path: "/x/y".into(), source: full() };
+        assert_eq!(chain(&error), "cannot write /x/y: No space left on device");
+        // A message that was made elsewhere, and whose last level is the cause itself.
+        let message = format!("{}; and {}", full(), full());
+        let error = Error::Io { operation: "write", path: "/x".into(), source: io::Error::other(message) };
+        assert_eq!(chain(&error), "cannot write /x: No space left on device; and No space left on device");
+        for kept in ["a (os error) b", "a (os error x)", "(os error 2)", "", " (os error "] {
+            assert_eq!(without_numbers(kept), kept);
+        }
+        assert_eq!(without_numbers("a (os error 1 (os error 2)"), "a (os error 1");
+    }
 }

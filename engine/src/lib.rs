@@ -40,7 +40,7 @@ pub use changes::CommitRequest;
 pub use config::{Config, Parts, ShimProgram, SnapshotterKind};
 pub use container::{Container, Kill, OwnVolumes, Until, Usage};
 pub use engine::Engine;
-pub use error::{Error, Result};
+pub use error::{Error, Result, chain};
 pub use events::{Events, EventsRequest};
 pub use exec::{Exec, ExecRequest};
 pub use health::{Health, HealthStatus, Probe};

@@ -54,18 +54,9 @@ impl From<estiba_engine::image::Error> for Failure {
     }
 }
 
-/// An error and all that it came from, in one line. A level that only repeats the one below it is said once.
+/// An error and all that it came from, in one line.
 fn chain(error: &dyn Error) -> String {
-    let mut levels = vec![one_line(&error.to_string())];
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = one_line(&cause.to_string());
-        if !levels.last().is_some_and(|level| level.ends_with(&text)) {
-            levels.push(text);
-        }
-        source = cause.source();
-    }
-    levels.join(": ")
+    one_line(&estiba_engine::chain(error))
 }
 
 /// Output of foreign programs and parsers can hold anything; a terminal's control characters are not for us to pass on.
