@@ -21,6 +21,9 @@ use crate::streams::Streams;
 /// How long a killed container may take to be gone: longer than its shim waits for a reader that does not read (10 seconds).
 const KILLED: Duration = Duration::from_secs(20);
 
+/// How long the shim of a container that has ended is waited for: one that a client keeps may stay for longer.
+const LEAVING: Duration = Duration::from_secs(5);
+
 /// A container by its id. The handle holds nothing: the container may change or go at any time.
 ///
 /// Every method that changes the container takes its lock for as long as that takes: of two commands at once one comes first, and
@@ -154,11 +157,12 @@ impl Container {
         Ok(Running::new(process, ends))
     }
 
-    /// Sends a signal to its first process. A frozen container is thawed, so that it takes it.
+    /// Sends a signal to its first process. A frozen container is thawed, so that it takes it. The end of one that was sent SIGKILL
+    /// is waited for, and is on record then.
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`].
+    /// [`Error::NotRunning`]; [`Error::DoesNotEnd`] if a killed one has not ended after 20 seconds.
     pub async fn kill(&self, signal: i32) -> Result<()> {
         let record = self
             .with(move |inner, id| {
@@ -174,7 +178,37 @@ impl Container {
                 Ok(record)
             })
             .await?;
-        self.signal(&record, signal).await
+        if signal != nix::libc::SIGKILL {
+            return self.signal(&record, signal).await;
+        }
+        let process = self.engine.process(&record, String::new()).await?;
+        self.signal(&record, signal).await?;
+        let mut ended = Box::pin(process.wait());
+        if !is_in_time(&mut ended, Some(KILLED)).await {
+            return Err(Error::DoesNotEnd { id: self.id.clone() });
+        }
+        drop(ended);
+        drop(process);
+        self.left(record.starts).await
+    }
+
+    /// Waits until the shim of a run that has ended is gone, and so the end is on record: whatever is asked for next finds that the
+    /// container does not run. A client that has not read all output keeps its shim, and is not waited for without end.
+    async fn left(&self, run: u32) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + LEAVING;
+        let mut pause = Duration::from_micros(200);
+        loop {
+            match self.summary().await {
+                Ok(summary) if summary.status.is_running() && summary.record.starts == run => {}
+                Ok(_) | Err(Error::NoContainer { .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            if tokio::time::Instant::now() > deadline {
+                return Ok(());
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(5));
+        }
     }
 
     async fn signal(&self, record: &Record, signal: i32) -> Result<()> {
@@ -328,7 +362,8 @@ impl Container {
         .await
     }
 
-    /// Waits for what `until` says, and returns how the container ended; `None` if that is lost, or it never ran.
+    /// Waits for what `until` says, and returns how the container ended; `None` if that is lost, or it never ran. The end is on record
+    /// then: the container can be removed, or started again.
     pub async fn wait(&self, until: Until) -> Result<Option<Exit>> {
         let first = self.record().await?;
         let mut last = first.ended.as_ref().and_then(|ended| ended.exit.clone());
@@ -360,11 +395,15 @@ impl Container {
                 tokio::time::sleep(Duration::from_millis(2)).await;
                 continue;
             };
+            let run = record.starts;
             match process.wait().await {
                 Ok(status) => {
                     let stored = self.with(move |inner, _| inner.records.exit(&record)).await.ok().flatten();
                     last = Some(stored.unwrap_or(Exit { status, signal: None, oom_killed: false }));
                     if until != Until::Removed {
+                        // Without a client the shim leaves.
+                        drop(process);
+                        self.left(run).await?;
                         return Ok(last);
                     }
                 }

@@ -49,7 +49,7 @@ pub(crate) fn detached_with_log_and_status() -> Result {
         assert_eq!(log_of(&container, true).await?, "one\ntwo\n", "followed to its end");
         let exit = Exit { status: 5, signal: None, oom_killed: false };
         assert_eq!(container.wait(Until::NotRunning).await?, Some(exit.clone()));
-        until("it is settled", async || Ok(container.status().await? == Status::Exited(Some(exit.clone())))).await?;
+        assert_eq!(container.status().await?, Status::Exited(Some(exit.clone())));
         assert_eq!(log_of(&container, false).await?, "one\ntwo\n");
         container.remove(Kill::No).await?;
         let silent = CreateRequest { log: LogConfig::None, ..kept(place, "echo lost") };
@@ -58,6 +58,27 @@ pub(crate) fn detached_with_log_and_status() -> Result {
         let refused = container.logs(LogsRequest::default()).await.err().ok_or("there was a log")?;
         assert!(matches!(refused, Error::NoLog { .. }), "{refused}");
         Ok(container.remove(Kill::Yes).await?)
+    })
+}
+
+pub(crate) fn waited_for_and_removed() -> Result {
+    on(async |place| {
+        let engine = place.open().await?;
+        // What comes right behind the wait or the kill finds that it does not run.
+        for _ in 0..10 {
+            let container = detached(&engine, kept(place, "exit 3")).await?;
+            container.wait(Until::NextExit).await?;
+            container.remove(Kill::No).await?;
+            let container = detached(&engine, kept(place, "exec sleep 100")).await?;
+            let waiting = container.clone();
+            let waiting = tokio::spawn(async move { waiting.wait(Until::NotRunning).await });
+            container.kill(9).await?;
+            container.start_with(Streams::NONE).await?;
+            container.kill(9).await?;
+            container.remove(Kill::No).await?;
+            assert_eq!(waiting.await??.map(|exit| exit.status), Some(137));
+        }
+        Ok(())
     })
 }
 

@@ -44,9 +44,6 @@ pub(crate) mod volume;
 pub(crate) mod wait;
 
 use std::io::{self, BufRead as _, Write as _};
-use std::time::Duration;
-
-use estiba_engine::{Container, Error};
 
 use crate::failure::{Failure, Result};
 use crate::output;
@@ -67,28 +64,6 @@ pub(crate) async fn each(names: &[String], act: impl AsyncFn(&str) -> Result<()>
         }
     }
     Ok(status)
-}
-
-/// Waits until a container's end is on record: what comes next finds that it does not run. One that was started anew
-/// meanwhile is not waited for.
-pub(crate) async fn settled(container: &Container) -> Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(5);
-    let settled = async {
-        let run = container.record().await?.starts;
-        loop {
-            match container.summary().await {
-                Ok(summary) if summary.status.is_running() && summary.record.starts == run => {}
-                Ok(_) | Err(Error::NoContainer { .. }) => return Ok(()),
-                Err(error) => return Err(error),
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    match tokio::time::timeout(PATIENCE, settled).await {
-        // One that is gone is at its end as well; one that takes so long is said by what comes next.
-        Ok(Err(Error::NoContainer { .. }) | Ok(())) | Err(_) => Ok(()),
-        Ok(Err(error)) => Err(error.into()),
-    }
 }
 
 /// Says on stderr what went wrong with one of several.

@@ -3,9 +3,9 @@
 use clap::Args;
 use estiba_engine::Engine;
 
-use super::{each, settled};
+use super::each;
 use crate::failure::{Failure, Result};
-use crate::signals::{self, SIGKILL};
+use crate::signals;
 
 /// Send a signal to containers
 #[derive(Debug, Args)]
@@ -23,10 +23,8 @@ impl Kill {
     pub(crate) async fn execute(self, engine: &Engine) -> Result<u8> {
         let signal = signals::parse(&self.signal).map_err(Failure::new)?;
         let kill = async |name: &str| -> Result<()> {
-            let container = engine.container(name).await?;
-            container.kill(signal).await?;
-            // What cannot be refused is waited for, as with Docker.
-            if signal == SIGKILL { settled(&container).await } else { Ok(()) }
+            engine.container(name).await?.kill(signal).await?;
+            Ok(())
         };
         each(&self.containers, kill).await
     }

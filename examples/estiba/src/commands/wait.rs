@@ -3,7 +3,7 @@
 use clap::Args;
 use estiba_engine::{Engine, Until};
 
-use super::{settled, tell};
+use super::tell;
 use crate::failure::Result;
 use crate::output;
 
@@ -38,6 +38,5 @@ async fn wait(engine: &Engine, name: &str) -> Result<i32> {
     let container = engine.container(name).await?;
     let never_ran = container.record().await?.starts == 0;
     let exit = container.wait(Until::NotRunning).await?;
-    settled(&container).await?;
     Ok(exit.map_or(if never_ran { 0 } else { 255 }, |exit| exit.status))
 }
