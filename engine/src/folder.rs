@@ -73,6 +73,9 @@ pub(crate) enum Durability {
 }
 
 /// Replaces `folder/name` by `bytes`: at any instant a reader finds the old content or the new.
+///
+/// On a disk that is full the room of the old file is used, if it is enough: that a container is not wanted any more must be
+/// noted where the container has filled the disk. A power cut in that moment could tear it.
 pub(crate) fn replace(folder: &Path, name: &str, bytes: &[u8], durability: Durability) -> Result<()> {
     let beside = folder.join(format!(".{name}.new"));
     let path = folder.join(name);
@@ -90,7 +93,30 @@ pub(crate) fn replace(folder: &Path, name: &str, bytes: &[u8], durability: Durab
         }
         fs::rename(&beside, &path)
     };
-    write().map_err(Error::io("write", path.clone()))
+    let written = write().or_else(|error| {
+        let _ = fs::remove_file(&beside);
+        match error.kind() {
+            io::ErrorKind::StorageFull if rewrite(&path, bytes, durability).is_ok() => Ok(()),
+            _ => Err(error),
+        }
+    });
+    written.map_err(Error::io("write", path.clone()))
+}
+
+/// Writes over a file, and spaces over what is left of it: every file that is replaced is a text that they mean nothing in.
+fn rewrite(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    let file = OpenOptions::new().write(true).custom_flags(O_NOFOLLOW).open(path)?;
+    let metadata = file.metadata()?;
+    let length = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+    // Half of it would be worse than nothing.
+    if bytes.len() as u64 > metadata.len().max(metadata.blocks() * 512) || length > 1 << 20 {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    let mut content = bytes.to_vec();
+    content.resize(length.max(bytes.len()), b' ');
+    file.write_all_at(&content, 0)?;
+    if durability == Durability::Synced { file.sync_data() } else { Ok(()) }
 }
 
 /// Removes a folder and all in it; one that is not there is fine. Symbolic links are removed, not followed.
@@ -136,6 +162,20 @@ mod tests {
             assert_eq!(fs::read_to_string(folder.path().join("file")).expect("read"), content);
         }
         assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn a_file_is_written_over_where_it_has_room() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        fs::write(&path, "{\"stopped\":false}").expect("written");
+        rewrite(&path, b"{\"stopped\":true}", Durability::Lazy).expect("shorter");
+        assert_eq!(fs::read_to_string(&path).expect("read"), "{\"stopped\":true} ");
+        rewrite(&path, &[b'x'; 100], Durability::Synced).expect("longer, in the same block");
+        assert_eq!(fs::read(&path).expect("read"), [b'x'; 100]);
+        rewrite(&path, &[b'y'; 1 << 20], Durability::Lazy).expect_err("there is no room for that");
+        assert_eq!(fs::read(&path).expect("read"), [b'x'; 100]);
+        rewrite(&folder.path().join("none"), b"x", Durability::Lazy).expect_err("there is nothing");
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("one_that_forks_without_end", &[Need::Busybox, Need::Controller("pids")], forks),
         trial("a_clock_that_is_set_back", &[Need::Busybox], clock),
         trial("a_log_that_fills_the_disk", &[Need::Busybox], full_disk),
+        trial("a_container_that_comes_back_and_fills_the_disk", &[Need::Busybox], full_disk_for_ever),
     ]
 }
 
@@ -191,6 +192,29 @@ fn put_ahead(value: &mut serde_json::Value, changed: &mut u32) {
         serde_json::Value::Array(values) => values.iter_mut().for_each(|value| put_ahead(value, changed)),
         _ => {}
     }
+}
+
+/// One that is started again whenever it ends can be stopped all the same, and stays so.
+fn full_disk_for_ever(home: &Home) -> Result {
+    let point = small(home, "disk", "size=16m", nix::mount::MsFlags::empty())?;
+    let run = |words: &[&str]| {
+        finish(&mut at(home, &point, words)).map_err(|error| crate::home::Error::from(format!("{words:?}: {error}")))
+    };
+    load(home)?;
+    let image = home.folder().join("image.tar").display().to_string();
+    run(&["load", "-i", &image])?.expect_status(0)?;
+    let fills = "while true; do echo a line of a log that fills the disk it is on, again and again; done";
+    run(&["run", "-d", "--restart", "always", "--name", "fill", IMAGE, "sh", "-c", fills])?.expect_status(0)?;
+    let is_full = || nix::sys::statvfs::statvfs(Path::new(&point)).is_ok_and(|disk| disk.blocks_available() == 0);
+    until("the end of the disk", is_full)?;
+    run(&["stop", "-t", "1", "fill"])?.expect_out("fill\n")?;
+    let state = ["inspect", "-f", "{{.State.Status}} {{.State.ExitCode}} {{.RestartCount}}", "fill"];
+    run(&state)?.expect_out("exited 137 0\n")?;
+    std::thread::sleep(Duration::from_secs(1));
+    run(&state)?.expect_out("exited 137 0\n")?;
+    assert!(is_full(), "the disk was not full any more, so this has shown nothing");
+    run(&["rm", "fill"])?.expect_out("fill\n")?;
+    unmounted(&point)
 }
 
 fn full_disk(home: &Home) -> Result {
