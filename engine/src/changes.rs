@@ -4,7 +4,7 @@ use std::io::Read;
 
 use estiba_image::media::Compression;
 use estiba_image::{Change, Commit, Layer, LayerWriter, Platform, Reference, Settings, import_layer};
-use estiba_storage::layer;
+use estiba_storage::layer::{self, MountPoints};
 
 use crate::container::Container;
 use crate::engine::Engine;
@@ -29,13 +29,17 @@ pub struct CommitRequest {
     pub running: bool,
 }
 
+/// Where something is mounted in every container: what stands for it in the root file system was not made by the container. Where it
+/// has a volume, a folder is in the image that is made of it, as with Docker.
+const MADE: MountPoints<'_> = MountPoints(&["dev", "proc", "sys", "etc/hostname", "etc/hosts", "etc/resolv.conf"]);
+
 impl Container {
     /// What it has changed, in the order of the paths, in Docker's meaning.
     pub async fn changes(&self) -> Result<Vec<layer::Change>> {
         self.with(|inner, id| {
             let record = inner.record(id)?;
             let snapshotter = inner.snapshotter_of(&record)?;
-            layer::changes(&*snapshotter, &id.snapshot_key()?, &layer::Limits::default())
+            layer::changes_without(MADE, &*snapshotter, &id.snapshot_key()?, &layer::Limits::default())
                 .map_err(files(id, "list the changes of"))
         })
         .await
@@ -89,7 +93,7 @@ impl Container {
                 estiba_image::Image::load(&*inner.content, &image.manifest, &Platform::host()).map_err(failed)?;
             let mut writer = LayerWriter::begin(&lease, Compression::Gzip).map_err(failed)?;
             let snapshotter = inner.snapshotter_of(&record)?;
-            layer::diff(&*snapshotter, &id.snapshot_key()?, &mut writer, &layer::Limits::default())
+            layer::diff_without(MADE, &*snapshotter, &id.snapshot_key()?, &mut writer, &layer::Limits::default())
                 .map_err(files(id, "read the changes of"))?;
             let layer = writer.finish().map_err(failed)?;
             let asked = &record.request;
