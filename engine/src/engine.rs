@@ -300,6 +300,10 @@ pub(crate) struct Fresh {
 impl Inner {
     /// Writes a new container's record, takes its name and prepares its snapshot. On failure nothing is left.
     fn make(&self, request: CreateRequest) -> Result<Made> {
+        self.try_make(request).map_err(|error| error.without_id().explained())
+    }
+
+    fn try_make(&self, request: CreateRequest) -> Result<Made> {
         if !nix::unistd::geteuid().is_root() {
             return Err(Error::NotRoot);
         }

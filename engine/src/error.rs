@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::identity::Id;
+use crate::record::Record;
 
 /// The engine's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -305,12 +306,58 @@ pub enum Error {
         image: String,
     },
     /// The user is not in the image.
-    #[error(
-        "there is no user or group {user:?} in the image's /etc/passwd or /etc/group; a number must be below 4294967295"
-    )]
+    #[error("there is no user {user:?} in the image's /etc/passwd: name one that is there, or give its number")]
     NoUser {
         /// As given.
         user: String,
+    },
+    /// The group is not in the image.
+    #[error("there is no group {group:?} in the image's /etc/group: name one that is there, or give its number")]
+    NoGroup {
+        /// As given.
+        group: String,
+    },
+    /// The number is no user's or group's.
+    #[error("the user or group id {id} is out of range: the greatest is 4294967294")]
+    IdRange {
+        /// As given.
+        id: String,
+    },
+    /// The program is in no folder of the image's `PATH`.
+    #[error("cannot run {program}: it is not found in $PATH of the image")]
+    NoProgram {
+        /// Its name.
+        program: String,
+    },
+    /// The program cannot be executed.
+    #[error("cannot run the program")]
+    Program {
+        /// Why.
+        source: Box<estiba_shim::Error>,
+    },
+    /// What was given as a shim does not serve.
+    #[error("{} does not serve as a shim: is it one? Give the path of containerd-shim-estiba-v2", program.display())]
+    NotAShim {
+        /// The program.
+        program: PathBuf,
+        /// What came of it.
+        source: Box<estiba_shim::Error>,
+    },
+    /// A new container could not be started, and nothing of it is left: to name it would say nothing.
+    #[error("cannot {operation} the container")]
+    Unmade {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The kernel has refused something, and this process lacks the privilege for it.
+    #[error("running containers needs {capability}, which this process does not have")]
+    Capability {
+        /// Its name, as in [capabilities(7)](https://man7.org/linux/man-pages/man7/capabilities.7.html).
+        capability: &'static str,
+        /// What was refused.
+        source: Box<Error>,
     },
     /// The image names a volume or option that is not supported.
     #[error("the OCI configuration for the container could not be built: {field}")]
@@ -458,9 +505,52 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Shim { source, .. } => u8::try_from(source.exit_code()).unwrap_or(125),
-            Self::CleanUp { source, .. } => source.exit_code(),
+            Self::NoProgram { .. } => 127,
+            Self::Shim { source, .. } | Self::Program { source } => u8::try_from(source.exit_code()).unwrap_or(125),
+            Self::CleanUp { source, .. } | Self::Capability { source, .. } => source.exit_code(),
             _ => 125,
+        }
+    }
+
+    /// The failure of a start at a container's shim: of its program, if it is that.
+    pub(crate) fn of_start(operation: &'static str, record: &Record, source: estiba_shim::Error) -> Self {
+        let program = record.command.first().filter(|program| !program.contains('/'));
+        match (source.exit_code(), program) {
+            (127, Some(program)) if source.to_string().contains("not found in $PATH") => {
+                Self::NoProgram { program: program.clone() }
+            }
+            (126 | 127, _) => Self::Program { source: Box::new(source) },
+            _ => Self::Shim { operation, id: record.id.clone(), source: Box::new(source) },
+        }
+    }
+
+    /// The same without the id of a container that does not exist any more.
+    #[must_use]
+    pub(crate) fn without_id(self) -> Self {
+        match self {
+            Self::Shim { operation, source, .. } => Self::Unmade { operation, source },
+            Self::Root { source, .. } => Self::Unmade { operation: "look into the root of", source },
+            Self::Network { source, .. } => Self::Unmade { operation: "give a network to", source },
+            Self::Runtime { source, .. } => Self::Unmade { operation: "remove the processes of", source },
+            other => other,
+        }
+    }
+
+    /// Says which privilege is missing, where the kernel has refused something for want of one. That is looked at when something
+    /// was refused, and not before: all that a container does not need may be missing.
+    #[must_use]
+    pub(crate) fn explained(self) -> Self {
+        const NEEDED: [(u32, &str); 2] = [(21, "CAP_SYS_ADMIN"), (27, "CAP_MKNOD")];
+        // A shim's and a runtime's errors have come as words.
+        if !chain(&self).contains(nix::errno::Errno::EPERM.desc()) {
+            return self;
+        }
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let held = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        let Some(held) = held.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()) else { return self };
+        match NEEDED.iter().find(|(bit, _)| held & 1 << bit == 0) {
+            Some((_, capability)) => Self::Capability { capability, source: Box::new(self) },
+            None => self,
         }
     }
 

@@ -66,6 +66,7 @@ pub(crate) fn start(
 ) -> Result<Running> {
     let Made { record, lock, fresh } = made;
     let undo = record.clone();
+    let goes = record.stage == Stage::Creating || record.request.auto_remove;
     match try_start(engine, record, fresh, streams, starter, waited) {
         Ok(running) => {
             let record = running.record();
@@ -83,7 +84,7 @@ pub(crate) fn start(
             if let Err(undone) = undo_start(&engine.inner, undo, failure, lock) {
                 tracing::warn!(error = &undone as &dyn std::error::Error, "a failed start could not be undone");
             }
-            Err(error)
+            Err(if goes { error.without_id() } else { error }.explained())
         }
     }
 }
@@ -125,13 +126,17 @@ fn try_start(
     waited.watch(&control).map_err(socket)?;
 
     // Both calls at once: the second fails if the first does.
-    let created = control.send(&create).map_err(shim("create"))?;
+    let of_start = |operation: &'static str| {
+        let record = &record;
+        move |source| no_shim(inner, record, source).unwrap_or_else(|source| Error::of_start(operation, record, source))
+    };
+    let created = control.send(&create).map_err(of_start("create"))?;
     let request = &record.request;
     let fifos = Fifos::make(&bundle, streams.of(request.interactive, request.tty))?;
     let attach = fifos.call(&record, String::new(), request.interactive);
     let attached = attach.map(|attach| control.send(&attach)).transpose().map_err(shim("attach to"))?;
     let boot_id = boot_id()?;
-    let pid = control.answer(&created).map_err(shim("create"))?.pid;
+    let pid = control.answer(&created).map_err(of_start("create"))?.pid;
     inner.attach_networks(&mut record, pid)?;
     // Written before the start: a container that has run is never taken for one that has not.
     record.stage = Stage::Started;
@@ -150,10 +155,22 @@ fn try_start(
     let attached = attached.map(|attached| control.answer(&attached)).transpose().map_err(shim("attach to"))?;
     let ends = fifos.ends()?;
     let start = proto::StartRequest { id: id.to_string(), ..proto::StartRequest::default() };
-    control.call(&start).map_err(shim("start"))?;
+    control.call(&start).map_err(|source| Error::of_start("start", &record, source))?;
     let (control, waiting) = (control.into_async().map_err(socket)?, waiting.into_async().map_err(socket)?);
     let process = Process::new(engine.clone(), record, String::new(), control, waiting);
     Ok(Running::new(process.attached(attached.map(|answer| answer.attachment)), ends))
+}
+
+/// What was given as a shim is none, if it did not even take its lock.
+fn no_shim(inner: &Inner, record: &Record, source: estiba_shim::Error) -> Result<Error, estiba_shim::Error> {
+    match (&inner.config.shim, &source) {
+        (ShimProgram::Path(program), estiba_shim::Error::Disconnected { .. })
+            if matches!(inner.records.has_shim(&record.id), Ok(false)) =>
+        {
+            Ok(Error::NotAShim { program: program.clone(), source: Box::new(source) })
+        }
+        _ => Err(source),
+    }
 }
 
 /// Writes the bundle and starts the shim.

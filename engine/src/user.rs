@@ -18,13 +18,12 @@ pub(crate) struct Identity {
 
 /// Finds the identity that `user` names; an empty one is root.
 pub(crate) fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity> {
-    let no_user = || Error::NoUser { user: user.to_owned() };
     let (user_part, group_part) = match user.split_once(':') {
         Some((user_part, group_part)) => (user_part, Some(group_part).filter(|part| !part.is_empty())),
         None => (user, None),
     };
     let wanted = if user_part.is_empty() { "0" } else { user_part };
-    let number = as_number(wanted).map_err(|()| no_user())?;
+    let number = as_number(wanted)?;
     let entry = passwd.lines().filter_map(Account::parse).find(|account| match number {
         Some(uid) => account.uid == uid,
         None => account.name == wanted,
@@ -32,13 +31,10 @@ pub(crate) fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity>
     let (uid, primary) = match (&entry, number) {
         (Some(account), _) => (account.uid, account.gid),
         (None, Some(uid)) => (uid, 0),
-        (None, None) => return Err(no_user()),
+        (None, None) => return Err(Error::NoUser { user: wanted.to_owned() }),
     };
     if let Some(group_part) = group_part {
-        let gid = match as_number(group_part).map_err(|()| no_user())? {
-            Some(gid) => gid,
-            None => group.lines().filter_map(Group::parse).find(|g| g.name == group_part).ok_or_else(no_user)?.gid,
-        };
+        let gid = group_id(group_part, group)?;
         // As Docker: a group that is named replaces the supplementary ones.
         return Ok(Identity { uid, gid, groups: vec![gid] });
     }
@@ -62,11 +58,7 @@ pub(crate) fn resolve(user: &str, passwd: &str, group: &str) -> Result<Identity>
 /// Adds supplementary groups, by number or by the image's names.
 pub(crate) fn add_groups(identity: &mut Identity, wanted: &[String], group: &str) -> Result<()> {
     for name in wanted {
-        let no_group = || Error::NoUser { user: name.clone() };
-        let gid = match as_number(name).map_err(|()| no_group())? {
-            Some(gid) => gid,
-            None => group.lines().filter_map(Group::parse).find(|g| g.name == name).ok_or_else(no_group)?.gid,
-        };
+        let gid = group_id(name, group)?;
         if !identity.groups.contains(&gid) {
             identity.groups.push(gid);
         }
@@ -74,13 +66,23 @@ pub(crate) fn add_groups(identity: &mut Identity, wanted: &[String], group: &str
     Ok(())
 }
 
+/// A group by its number or its name.
+fn group_id(wanted: &str, group: &str) -> Result<u32> {
+    if let Some(gid) = as_number(wanted)? {
+        return Ok(gid);
+    }
+    let found = group.lines().filter_map(Group::parse).find(|g| g.name == wanted);
+    found.map(|g| g.gid).ok_or_else(|| Error::NoGroup { group: wanted.to_owned() })
+}
+
 /// The number if the text is one; an error if it is one that is no uid.
-fn as_number(text: &str) -> Result<Option<u32>, ()> {
+fn as_number(text: &str) -> Result<Option<u32>> {
+    let out_of_range = || Error::IdRange { id: text.to_owned() };
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return if text.starts_with('-') { Err(()) } else { Ok(None) };
+        return if text.starts_with('-') { Err(out_of_range()) } else { Ok(None) };
     }
     // (uid_t) -1 means "no change" to the kernel.
-    text.parse().ok().filter(|number| *number < u32::MAX).map(Some).ok_or(())
+    text.parse().ok().filter(|number| *number < u32::MAX).map(Some).ok_or_else(out_of_range)
 }
 
 struct Account<'a> {
@@ -146,6 +148,19 @@ mod tests {
             ["4294967296", "4294967295", "-1", "0:4294967296", "99999999999999999999", "nobody", "root:none", "big"]
         {
             assert!(resolve(user, PASSWD, GROUP).is_err(), "{user} was taken");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        for (user, expected) in [
+            ("nobody", "no user \"nobody\""),
+            ("0:none", "no group \"none\""),
+            ("99999999999", "99999999999 is out of range"),
+            ("0:99999999999", "99999999999 is out of range"),
+        ] {
+            let said = resolve(user, PASSWD, GROUP).expect_err(user).to_string();
+            assert!(said.contains(expected), "{user}: {said}");
         }
     }
 }

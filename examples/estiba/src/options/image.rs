@@ -42,6 +42,11 @@ pub(crate) async fn find(engine: &Engine, reference: &str, when: Pull, quiet: bo
         (Pull::Missing | Pull::Never, Ok(image)) => Ok(image),
         (Pull::Never, Err(error)) => Err(error.into()),
         (Pull::Missing, Err(_)) => {
+            if Path::new(reference).join("oci-layout").is_file() {
+                return Err(Failure::new(format!(
+                    "there is no image {reference}, and the folder of that name is an OCI image layout: did you mean oci:./{reference}?"
+                )));
+            }
             let name: Reference = reference.parse()?;
             let _ = writeln!(io::stderr(), "Unable to find image '{}' locally", name.familiar());
             registry::pull(engine, &name, quiet, Output::Errors).await
@@ -63,10 +68,12 @@ fn advice(reference: &str) -> Option<String> {
         return None;
     }
     if path.join("oci-layout").is_file() {
-        return Some(format!("{reference} is an OCI image layout: say oci:{reference}[:TAG]"));
+        return Some(format!("{reference} is an OCI image layout: did you mean oci:{reference}?"));
     }
     if path.is_file() {
-        return Some(format!("{reference} is a file: say oci-archive:{reference} or docker-archive:{reference}"));
+        return Some(format!(
+            "{reference} is a file: did you mean oci-archive:{reference} or docker-archive:{reference}?"
+        ));
     }
     let is_path = ["/", "./", "../"].iter().any(|start| reference.starts_with(start));
     is_path.then(|| format!("{reference} is neither an OCI image layout nor an archive: say oci:DIR[:TAG], oci-archive:FILE or docker-archive:FILE"))
@@ -83,7 +90,7 @@ mod tests {
         let layout = folder.path().display().to_string();
         for (reference, part) in [
             ("embedded:nope", Some("embedded:hello")),
-            (layout.as_str(), Some("say oci:")),
+            (layout.as_str(), Some("did you mean oci:")),
             (&format!("{layout}/oci-layout"), Some("oci-archive:")),
             ("./nothing/here", Some("neither")),
             ("alpine", None),

@@ -73,7 +73,11 @@ fn without(home: &Home, script: &str, arguments: &[&str]) -> Result<crate::home:
 
 fn no_cgroups(home: &Home) -> Result {
     let script = "umount --recursive /sys/fs/cgroup";
-    refused(without(home, script, &["run", "--rm", "--memory", "64m", HELLO, "exit", "0"])?, 125, &["cgroup"])
+    refused(
+        without(home, script, &["run", "--rm", "--memory", "64m", HELLO, "exit", "0"])?,
+        125,
+        &["mount cgroup2 at /sys/fs/cgroup"],
+    )
 }
 
 fn no_proc(home: &Home) -> Result {

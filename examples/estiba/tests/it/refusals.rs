@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::home::{Ended, HELLO, Home, Result, finish, wait};
 use crate::image::{Layer, Layout, busybox, docker_archive};
-use crate::need::{Need, text, trial};
+use crate::need::{Need, find, text, trial};
 use crate::running::started;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -23,6 +23,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("refuses_a_name_that_is_taken", &[], name_taken),
         trial("refuses_wrong_options", &[], options),
         trial("refuses_who_is_not_root", &[], not_root),
+        trial("refuses_what_is_no_shim_runtime_or_folder", &[Need::Busybox], no_shim_no_runtime_no_folder),
+        trial("refuses_root_without_privileges", &[Need::Program("setpriv")], capabilities),
     ]
 }
 
@@ -30,6 +32,11 @@ pub(crate) fn trials() -> Vec<Trial> {
 pub(crate) fn refused(ended: Ended, status: i32, words: &[&str]) -> Result {
     let ended = ended.expect_status(status)?;
     let one_line = ended.err.lines().count() == 1 && ended.err.starts_with("estiba: ");
+    // What only this program's authors understand, and the id of a container that there is not any more.
+    let is_short_id = |word: &str| word.len() == 12 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if ended.err.contains("(os error") || ended.err.split(|c: char| !c.is_alphanumeric()).any(is_short_id) {
+        return Err(format!("a word says nothing in: {}", ended.err).into());
+    }
     let lower = ended.err.to_lowercase();
     let missing: Vec<_> = words.iter().filter(|word| !lower.contains(&word.to_lowercase())).collect();
     if one_line && missing.is_empty() && ended.out.is_empty() {
@@ -52,6 +59,7 @@ fn no_image(home: &Home) -> Result {
     fs::create_dir(&empty)?;
     fs::write(&garbage, vec![0x5a; 4096])?;
     let (empty, garbage) = (text(&empty), text(&garbage));
+    let layout = text(&Layout::write(&home.folder().join("layout"), &[layer(b"a layout")?])?.folder);
     let cases = [
         (format!("oci:{empty}"), vec![empty.as_str()]),
         (format!("oci:{folder}/nowhere"), vec!["nowhere"]),
@@ -61,12 +69,24 @@ fn no_image(home: &Home) -> Result {
         (format!("docker-archive:{garbage}"), vec![garbage.as_str()]),
         (format!("docker-archive:{empty}"), vec![empty.as_str()]),
         ("docker-archive:/dev/null".to_owned(), vec!["/dev/null"]),
-        ("embedded:nothing".to_owned(), vec!["embedded:nothing"]),
+        ("embedded:nothing".to_owned(), vec!["embedded:nothing", "embedded:hello"]),
+        (layout.clone(), vec!["did you mean oci:/"]),
         ("oci:".to_owned(), vec!["oci:"]),
         ("some/UPPER".to_owned(), vec!["some/UPPER"]),
     ];
     for (reference, words) in cases {
         refused_cleanly(home, &reference, &reference, &words)?;
+    }
+    // Where a person would look for an image of that name, and at paths as they were typed.
+    for (reference, words) in [
+        ("layout", &["did you mean oci:./layout?"][..]),
+        ("./layout", &["did you mean oci:./layout?"]),
+        ("docker-archive:./garbage", &["./garbage"]),
+        ("oci-archive:garbage", &["estiba: cannot use the image oci-archive:garbage"]),
+        ("oci:./empty", &["./empty"]),
+    ] {
+        let ended = finish(home.command(&["run", "--rm", reference, "true"]).current_dir(home.folder()))?;
+        refused(ended, 125, words).map_err(|error| format!("{reference}: {error}"))?;
     }
     Ok(())
 }
@@ -75,17 +95,20 @@ fn layer(bytes: &[u8]) -> Result<Vec<u8>> {
     Layer::new().file("file", 0o644, bytes)?.tar()
 }
 
+/// What to do about a damaged image.
+const AGAIN: &str = "copy the image again";
+
 fn damaged(home: &Home) -> Result {
     type Damage = fn(&Layout) -> Result;
     let cases: [(&str, Damage, &[&str]); 9] = [
-        ("a byte of the layer", |layout| flip(&layout.layer), &["sha256:"]),
-        ("a byte of the configuration", |layout| flip(&layout.config), &["sha256:"]),
-        ("a byte of the manifest", |layout| flip(&layout.manifest), &["sha256:"]),
-        ("a truncated layer", |layout| truncate(&layout.layer), &["sha256:"]),
-        ("a truncated manifest", |layout| truncate(&layout.manifest), &["sha256:"]),
-        ("a layer that is longer", |layout| lengthen(&layout.layer), &["sha256:"]),
-        ("no layer", |layout| Ok(fs::remove_file(&layout.layer)?), &["sha256:"]),
-        ("a broken index", |layout| Ok(fs::write(layout.folder.join("index.json"), "{")?), &["index.json"]),
+        ("a byte of the layer", |layout| flip(&layout.layer), &["sha256:", AGAIN]),
+        ("a byte of the configuration", |layout| flip(&layout.config), &["sha256:", AGAIN]),
+        ("a byte of the manifest", |layout| flip(&layout.manifest), &["sha256:", AGAIN]),
+        ("a truncated layer", |layout| truncate(&layout.layer), &["sha256:", AGAIN]),
+        ("a truncated manifest", |layout| truncate(&layout.manifest), &["sha256:", AGAIN]),
+        ("a layer that is longer", |layout| lengthen(&layout.layer), &["sha256:", AGAIN]),
+        ("no layer", |layout| Ok(fs::remove_file(&layout.layer)?), &["sha256:", "copy it again"]),
+        ("a broken index", |layout| Ok(fs::write(layout.folder.join("index.json"), "{")?), &["index.json", AGAIN]),
         ("an index of nothing", |layout| empty_index(layout), &[]),
     ];
     for (number, (what, damage, words)) in cases.into_iter().enumerate() {
@@ -185,11 +208,18 @@ fn hostile(home: &Home) -> Result {
 }
 
 fn commands(home: &Home) -> Result {
-    let image = Layout::write(&home.folder().join("busybox"), &[busybox()?])?.reference();
+    let scripts = Layer::new()
+        .file("etc/script", 0o755, b"#! /no/such/interp -x\necho here\n")?
+        .file("bin/script", 0o755, b"#!/bin/other-script\n")?
+        .file("bin/other-script", 0o755, b"#!/no/other/interp\n")?
+        .tar()?;
+    let image = Layout::write(&home.folder().join("busybox"), &[busybox()?, scripts])?.reference();
     home.run(&["run", "--rm", &image, "true"])?.expect_status(0)?;
     let before = home.look();
     for (command, status, words) in [
-        ("no-such-program", 127, &["no-such-program", "not found"][..]),
+        ("no-such-program", 127, &["cannot run no-such-program", "not found in $PATH of the image"][..]),
+        ("/etc/script", 127, &["/etc/script", "interpreter /no/such/interp is not there"]),
+        ("script", 127, &["script", "interpreter /no/other/interp is not there"]),
         ("/no/such/program", 127, &["/no/such/program"]),
         ("/etc/not-a-program", 126, &["/etc/not-a-program", "permission denied"]),
         ("/etc", 126, &["/etc"]),
@@ -198,6 +228,58 @@ fn commands(home: &Home) -> Result {
         refused(home.run(&["run", "--rm", &image, command])?, status, words)
             .and_then(|()| home.settled_as(&before, |_| true))
             .map_err(|error| format!("{command}: {error}"))?;
+    }
+    // One that stays keeps its words, and the way to them.
+    home.run(&["create", "--name", "kept", &image, "no-such-program"])?.expect_status(0)?;
+    let ended = home.run(&["start", "kept"])?.expect_status(1)?;
+    assert!(ended.err.contains("not found in $PATH of the image"), "{}", ended.err);
+    let kept = home.run(&["inspect", "-f", "{{.State.ExitCode}} {{.State.Error}}", "kept"])?.expect_status(0)?;
+    assert!(kept.out.starts_with("127 cannot run no-such-program: "), "{}", kept.out);
+    home.run(&["rm", "kept"])?.expect_status(0)?;
+    Ok(())
+}
+
+/// What is given as something that it is not.
+fn no_shim_no_runtime_no_folder(home: &Home) -> Result {
+    let image = Layout::write(&home.folder().join("busybox"), &[busybox()?])?.reference();
+    home.run(&["run", "--rm", &image, "true"])?.expect_status(0)?;
+    let before = home.look();
+    let file = home.folder().join("file");
+    fs::write(&file, "")?;
+    let (folder_on_file, file_on_folder) =
+        (format!("{}:/bin/busybox", text(home.folder())), format!("{}:/etc", text(&file)));
+    let cases: [(&[&str], &[&str]); 7] = [
+        (&["--shim", "/bin/true"], &["/bin/true", "does not serve as a shim", "containerd-shim-estiba-v2"]),
+        (&["--shim", "/bin/false"], &["/bin/false", "shim"]),
+        (&["--runtime", "/bin/true"], &["/bin/true", "as an OCI runtime would"]),
+        (&["--runtime", "/bin/false"], &["/bin/false", "as an OCI runtime would"]),
+        (&["-v", &folder_on_file], &["/bin/busybox", "the source is a folder, and the target is a file"]),
+        (&["-v", &file_on_folder], &["/etc", "the source is a file, and the target is a folder"]),
+        (&["-u", "0:nosuch"], &["no group \"nosuch\""]),
+    ];
+    for (options, words) in cases {
+        let arguments = [&["run", "--rm"], options, &[&image, "true"]].concat();
+        refused(home.run(&arguments)?, 125, words)
+            .and_then(|()| home.settled_as(&before, |_| true))
+            .map_err(|error| format!("{options:?}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Root that was left too little of its privileges is told what it lacks.
+fn capabilities(home: &Home) -> Result {
+    let before = home.look();
+    for (missing, name) in [("sys_admin", "CAP_SYS_ADMIN"), ("mknod", "CAP_MKNOD")] {
+        let mut command = std::process::Command::new(find("setpriv").ok_or("no setpriv")?);
+        command.args([
+            format!("--bounding-set=-{missing}"),
+            format!("--inh-caps=-{missing}"),
+            Home::program().to_owned(),
+        ]);
+        command.args(home.options()).args(["run", "--rm", HELLO, "exit", "0"]);
+        refused(finish(&mut command)?, 125, &["needs", name])
+            .and_then(|()| home.settled_as(&before, |_| true))
+            .map_err(|error| format!("{name}: {error}"))?;
     }
     Ok(())
 }
