@@ -8,7 +8,7 @@ use oci_spec::runtime::{Capability, Spec};
 use serde_json::{Map, Value};
 
 use crate::mount::Tree;
-use crate::{Error, Result};
+use crate::{Error, Result, native};
 
 /// A `config.json` larger than this is refused; real ones have a few dozen kilobytes.
 const LARGEST_CONFIG: u64 = 16 << 20;
@@ -56,6 +56,13 @@ impl Bundle {
         };
         let root = Root::Path(path.join(root.path()));
         Ok(Self { path, spec, root })
+    }
+
+    /// What the configuration asks for and will not have on this host, where that is no error: capabilities that cannot be given,
+    /// and with [`Labels::WherePossible`](crate::Labels) labels that nobody gives. A sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        native::warnings(&self.spec)
     }
 }
 

@@ -6,6 +6,7 @@
 //! Processes are not moved: a parent that writes a pid to `cgroup.procs` waits for the kernel's RCU, 11 ms on an idle machine. They
 //! are born in the cgroup ([`Cgroup::dir`] with `CLONE_INTO_CGROUP`) or join by themselves ([`Cgroup::tasks`]).
 
+mod below;
 mod creation;
 mod devices;
 mod folder;

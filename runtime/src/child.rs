@@ -8,6 +8,7 @@ mod device;
 mod executable;
 mod mount;
 mod report;
+mod target;
 
 pub(crate) use report::{LENGTH, Message, NAME, Part};
 
@@ -19,7 +20,7 @@ use crate::plan::{Plan, Slot, Step};
 use crate::resolve::Resolver;
 use crate::sys::mount::Depth;
 use crate::sys::process::CLONE_NEWTIME;
-use crate::sys::{Call, file, process, schedule, socket, terminal};
+use crate::sys::{self, Call, file, process, schedule, socket, terminal};
 
 /// What the child has, beside the plan.
 #[derive(Debug)]
@@ -60,8 +61,9 @@ impl Default for Made {
 }
 
 impl Made {
+    /// Closes what the program's start does not need.
     fn close(&mut self) {
-        for unneeded in [&mut self.root, &mut self.proc, &mut self.mask, &mut self.null, &mut self.console] {
+        for unneeded in [&mut self.proc, &mut self.mask, &mut self.null, &mut self.console] {
             if *unneeded >= 0 {
                 file::close(*unneeded);
                 *unneeded = -1;
@@ -201,6 +203,7 @@ impl Child<'_> {
             Step::Sysctl { path, value } => mount::sysctl(resolver, &mut made.proc, path, value)?,
             Step::PrivateProc => mount::private_proc(&mut made.proc)?,
             Step::PrivateMounts => mount::private()?,
+            Step::TakeRoot => made.root = file::dup_above(fd(Slot::ROOT), 0)?,
             Step::AttachRoot { at, from } => {
                 let tree = match from {
                     Some(path) => mount::host_tree(path, Depth::Recursive)?,
@@ -219,8 +222,11 @@ impl Child<'_> {
                 }
                 mount::bind(resolver, made.root, tree, target, *guarded, late.map(|late| (made.proc, late)))?;
             }
-            Step::BindOwn { source, depth, options, target, late } => {
+            Step::BindOwn { source, depth, options, idmap, target, late } => {
                 let tree = mount::own_tree(resolver, made.root, source, *depth, options, features)?;
+                if let Some((users, depth)) = idmap {
+                    sys::mount::set_idmap(tree, *depth, fd(*users)).map_err(Part::Attributes.of())?;
+                }
                 mount::bind(resolver, made.root, tree, target, true, late.map(|late| (made.proc, late)))?;
             }
             Step::Device { target, mode, rdev, uid, gid } => {
@@ -244,7 +250,7 @@ impl Child<'_> {
             Step::Pivot => mount::pivot(made.root)?,
             Step::Chroot { elsewhere } => mount::chroot(made.root, *elsewhere)?,
             Step::RootPropagation(kind) => mount::propagate(made.root, *kind)?,
-            Step::Directory(target) => file::close(mount::directory(resolver, made.root, target)?),
+            Step::Directory(target) => file::close(target::directory(resolver, made.root, target)?),
             Step::Readonly(target) => mount::readonly(Way::new(features, made.proc), resolver, made.root, target)?,
             Step::ReadonlyPath(target) => {
                 mount::readonly_path(Way::new(features, made.proc), resolver, made.root, target)?;

@@ -134,12 +134,26 @@ pub enum Error {
     #[error("no cgroup hierarchy is mounted: mount cgroup2 at /sys/fs/cgroup")]
     CgroupsNotMounted,
     /// The cgroup that a container was to get has processes in it, or they did not end.
-    #[error("the cgroup {} has processes: {}", path.display(), first(pids))]
+    #[error("the container's cgroup is not empty: {} has processes: {}", path.display(), first(pids))]
     CgroupInUse {
         /// Its folder in one of the hierarchies.
         path: PathBuf,
         /// The processes.
         pids: Vec<i32>,
+    },
+    /// The cgroup that a container was to get is there, and somebody has frozen it.
+    #[error("the container's cgroup unexpectedly frozen: {}: remove it, or choose another linux.cgroupsPath", path.display())]
+    CgroupFrozen {
+        /// Its folder in one of the hierarchies.
+        path: PathBuf,
+    },
+    /// The cgroup that a process was to join is none of the container's.
+    #[error("bad sub cgroup path {}: {reason}", path.display())]
+    SubCgroup {
+        /// The path, as it was given.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The cgroup that a container was to get is there, and has others below it.
     #[error("the cgroup {} has others below it: remove them, or choose another linux.cgroupsPath", path.display())]
@@ -220,20 +234,24 @@ pub enum Error {
         source: io::Error,
     },
     /// A hook could not be run.
-    #[error("cannot run the {kind} hook {}", path.display())]
+    #[error("error running {kind} hook #{number}: cannot execute {}", path.display())]
     Hook {
-        /// Which hook.
+        /// Which hooks.
         kind: &'static str,
+        /// Which of them, from 0.
+        number: usize,
         /// Its program.
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
     },
     /// A hook ended with a status that is not 0, or did not end in time.
-    #[error("the {kind} hook {} {outcome}", path.display())]
+    #[error("error running {kind} hook #{number}: {} {outcome}", path.display())]
     HookFailed {
-        /// Which hook.
+        /// Which hooks.
         kind: &'static str,
+        /// Which of them, from 0.
+        number: usize,
         /// Its program.
         path: PathBuf,
         /// What became of it.

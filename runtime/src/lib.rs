@@ -32,7 +32,8 @@ pub use id::ContainerId;
 pub use native::{Details, Native};
 pub use oci_spec;
 pub use runtime::{
-    CreateOptions, Created, DeleteMode, ExecOptions, Keyring, KillTarget, RootSwitch, Runtime, Stdio, inherited_fds,
+    CreateOptions, Created, DeleteMode, ExecOptions, Keyring, KillTarget, Labels, Paused, RootSwitch, Runtime, Stdio,
+    SubCgroup, inherited_fds,
 };
 pub use state::{State, Status};
 pub use stats::{CpuStats, IoStats, MemoryStats, PidsStats, Stats};

@@ -100,6 +100,18 @@ pub fn detach(target: &Path) -> Result<()> {
     }
 }
 
+/// Whether a mount can be made on one that is attached nowhere: Linux 6.15.
+pub(crate) fn nests() -> bool {
+    let tmpfs = || {
+        let context = own(sys::fsopen(c"tmpfs")?);
+        sys::fsconfig_create(context.as_raw_fd())?;
+        sys::fsmount(context.as_raw_fd(), 0).map(own)
+    };
+    let attached =
+        tmpfs().and_then(|below| tmpfs().and_then(|above| sys::attach(above.as_raw_fd(), below.as_raw_fd())));
+    attached.is_ok()
+}
+
 fn text(path: &Path) -> Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| invalid(format!("{} contains a zero byte", path.display())))
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-use oci_spec::runtime::{LinuxResources, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
 
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::plan::{Filter, Host, Plan, Slot, Step};
@@ -89,6 +89,13 @@ impl Native {
     }
 
     /// Makes the container's cgroup. Where no hierarchy is mounted there is none, unless limits want it.
+    fn hierarchies(&self) -> Result<&Hierarchies> {
+        match self.hierarchies.get() {
+            Some(hierarchies) => Ok(hierarchies),
+            None => Hierarchies::detect().map(|hierarchies| self.hierarchies.get_or_init(|| hierarchies)),
+        }
+    }
+
     fn cgroup(&self, id: &ContainerId, spec: &Spec, options: &CreateOptions<'_>) -> Result<Option<Cgroup>> {
         let resources = Plan::resources(spec);
         let detected;
@@ -97,13 +104,9 @@ impl Native {
                 detected = Hierarchies::at(root)?;
                 &detected
             }
-            None => match self.hierarchies.get() {
-                Some(hierarchies) => hierarchies,
-                None => match Hierarchies::detect() {
-                    Ok(hierarchies) => self.hierarchies.get_or_init(|| hierarchies),
-                    Err(Error::CgroupsNotMounted) if resources.is_none() => return Ok(None),
-                    Err(error) => return Err(error),
-                },
+            None => match self.hierarchies() {
+                Err(Error::CgroupsNotMounted) if resources.is_none() => return Ok(None),
+                hierarchies => hierarchies?,
             },
         };
         let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
@@ -184,6 +187,8 @@ impl Native {
                 rootless,
                 apparmor: label::apparmor(),
                 selinux: label::selinux(),
+                labels: options.labels,
+                nested: !mount_namespace(spec) && crate::mount::nests(),
                 kcore: Path::new("/proc/kcore").exists(),
             },
         )?;
@@ -349,7 +354,7 @@ impl Runtime for Native {
                 reason: "is missing, and there is nothing to start".into(),
             });
         }
-        let hooks = Hooks::of(&record, self.features);
+        let hooks = Hooks::of(&record, self.features).under(folder.filter(&record)?);
         let result = hooks.start_container(&record.identity).and_then(|()| folder.open_gate(id));
         if let Err(error) = result {
             // The specification wants the container stopped if a hook fails.
@@ -432,10 +437,16 @@ impl Runtime for Native {
     }
 
     fn update(&self, id: &ContainerId, resources: &LinuxResources) -> Result<()> {
-        let (folder, record) = self.locked(id)?;
+        let (folder, mut record) = self.locked(id)?;
         let status = folder.status(&record);
         match (status, record.cgroup()) {
-            (Status::Created | Status::Running | Status::Paused, Some(cgroup)) => cgroup.set(resources),
+            (Status::Created | Status::Running | Status::Paused, Some(mut cgroup)) => {
+                if cgroup.grow(self.hierarchies()?, resources)? {
+                    record.take(&cgroup);
+                    folder.store(&record)?;
+                }
+                cgroup.set(resources)
+            }
             _ => Err(Error::WrongStatus { id: id.clone(), operation: "update", status }),
         }
     }
@@ -579,6 +590,25 @@ fn end(pidfd: &OwnedFd, pid: i32) -> Option<Error> {
 
 fn copy(fd: &OwnedFd) -> Result<OwnedFd> {
     fd.try_clone().map_err(|source| Error::System { operation: "copy a descriptor", source })
+}
+
+/// Whether the container makes or joins a mount namespace.
+fn mount_namespace(spec: &Spec) -> bool {
+    let mut namespaces = spec.linux().iter().filter_map(|linux| linux.namespaces().as_deref()).flatten();
+    namespaces.any(|namespace| namespace.typ() == LinuxNamespaceType::Mount)
+}
+
+/// See [`Bundle::warnings`].
+pub(crate) fn warnings(spec: &Spec) -> Vec<String> {
+    let mut warnings = crate::plan::label_warnings(spec, label::apparmor(), label::selinux());
+    let namespaces = spec.linux().iter().filter_map(|linux| linux.namespaces().as_deref()).flatten();
+    let in_user_namespace = namespaces.into_iter().any(|namespace| namespace.typ() == LinuxNamespaceType::User);
+    // A user namespace starts with all.
+    let given = if in_user_namespace { u64::MAX } else { permitted().unwrap_or(u64::MAX) };
+    if let Some(process) = spec.process() {
+        warnings.extend(crate::plan::capability_warnings(process, given));
+    }
+    warnings
 }
 
 /// The capabilities that this process can give.

@@ -21,10 +21,11 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, LinuxResources, Process, Spec};
 
+pub(crate) use label::label_warnings;
 pub(crate) use mount::id_map;
 pub(crate) use option::{Options, parse as parse_options};
-pub(crate) use process::limits;
 use process::{Pause, Program};
+pub(crate) use process::{capability_warnings, limits};
 pub(crate) use schedule::priorities;
 pub(crate) use step::{Filesystem, Late, Step};
 pub(crate) use target::Target;
@@ -32,7 +33,7 @@ pub(crate) use target::Target;
 use crate::rights::Common;
 use crate::sys::mount::Depth;
 use crate::sys::process::{CLONE_NEWTIME, Strings};
-use crate::{Error, Features, Keyring, Result, RootSwitch, seccomp};
+use crate::{Error, Features, Keyring, Labels, Result, RootSwitch, seccomp};
 
 /// A place in the child's table of descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +85,10 @@ pub(crate) struct Host<'a> {
     pub(crate) apparmor: bool,
     /// Whether `SELinux` gives labels to programs and files.
     pub(crate) selinux: bool,
+    /// What becomes of labels that nobody gives.
+    pub(crate) labels: Labels,
+    /// Whether mounts can be made on mounts that are attached nowhere.
+    pub(crate) nested: bool,
     /// Whether the kernel shows its memory as `/proc/kcore`.
     pub(crate) kcore: bool,
 }
@@ -121,6 +126,8 @@ pub(crate) enum Open {
         /// `CLONE_NEW…`.
         kind: u64,
     },
+    /// A user namespace whose ids a mount shows.
+    Ids(IdMap),
     /// A detached copy of a part of the host's tree.
     Bind {
         /// The file or folder.
@@ -325,8 +332,14 @@ impl Planner<'_> {
                 }
             }
         }
-        if !self.own_or_joined(NEW_MOUNT) {
-            return Err(unsupported("linux.namespaces", "a container without a mount namespace of its own"));
+        if self.unattached() {
+            if !self.host.nested {
+                let purpose = "linux.namespaces: a container without a mount namespace of its own".into();
+                return Err(Error::Kernel { feature: "mounts on mounts that are attached nowhere (6.15)", purpose });
+            }
+            if self.in_user_namespace() || self.host.rootless {
+                return Err(unsupported("linux.namespaces", "a user namespace without a mount namespace"));
+            }
         }
         if self.new & CLONE_NEWTIME != 0 && !self.host.features.clone3 {
             return Err(Error::Kernel { feature: "clone3 (5.3)", purpose: "linux.namespaces: time".into() });
@@ -334,7 +347,8 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Joining: the user namespace comes first, since the others need its privileges.
+    /// Joining: with root's privileges the user namespace comes last, as the others need not be its own; without, it comes first,
+    /// since they need its privileges.
     fn enter(&mut self) {
         let mut joins: Vec<_> = self
             .opens
@@ -344,12 +358,19 @@ impl Planner<'_> {
                 Open::Namespace { path, kind } => {
                     Some(Step::Enter { slot: Slot(Slot::FIXED + at), kind: *kind, path: path.clone() })
                 }
-                Open::Bind { .. } => None,
+                Open::Bind { .. } | Open::Ids(_) => None,
             })
             .collect();
         // With the mount namespace the root changes, and with it what is found at /proc.
+        let rootless = self.host.rootless;
         joins.sort_by_key(|step| match step {
-            Step::Enter { kind: NEW_USER, .. } => 0,
+            Step::Enter { kind: NEW_USER, .. } => {
+                if rootless {
+                    0
+                } else {
+                    3
+                }
+            }
             Step::Enter { kind: NEW_MOUNT, .. } => 2,
             _ => 1,
         });
@@ -448,6 +469,12 @@ impl Planner<'_> {
             text.extend([clock.as_str(), &format!(" {seconds} {nanoseconds}\n")]);
         }
         Ok(text)
+    }
+
+    /// Whether there is no mount namespace: then the root and all mounts in it stay attached nowhere, and nothing of them is on the
+    /// host.
+    fn unattached(&self) -> bool {
+        !self.own_or_joined(NEW_MOUNT)
     }
 
     fn own_or_joined(&self, kind: u64) -> bool {
@@ -600,6 +627,8 @@ pub(crate) mod tests {
             rootless: false,
             apparmor: false,
             selinux: false,
+            labels: Labels::Required,
+            nested: false,
             kcore: false,
         }
     }

@@ -87,6 +87,8 @@ pub struct CreateOptions<'a> {
     pub keyring: Keyring,
     /// How the root is switched.
     pub root_switch: RootSwitch,
+    /// What becomes of labels where nothing gives them an effect.
+    pub labels: Labels,
 }
 
 impl<'a> CreateOptions<'a> {
@@ -99,6 +101,7 @@ impl<'a> CreateOptions<'a> {
             preserve_fds: &[],
             keyring: Keyring::default(),
             root_switch: RootSwitch::default(),
+            labels: Labels::default(),
         }
     }
 }
@@ -110,13 +113,19 @@ pub struct ExecOptions<'a> {
     pub stdio: Stdio<'a>,
     /// Further descriptors for the process, which gets them as 3, 4, 5 and so on.
     pub preserve_fds: &'a [BorrowedFd<'a>],
+    /// What becomes of labels where nothing gives them an effect.
+    pub labels: Labels,
+    /// The cgroups below the container's that the process joins instead of the container's own.
+    pub cgroups: &'a [SubCgroup],
+    /// What is done about a container that is paused.
+    pub paused: Paused,
 }
 
 impl<'a> ExecOptions<'a> {
     /// The usual choices, with these standard streams.
     #[must_use]
     pub fn new(stdio: Stdio<'a>) -> Self {
-        Self { stdio, preserve_fds: &[] }
+        Self { stdio, preserve_fds: &[], labels: Labels::default(), cgroups: &[], paused: Paused::default() }
     }
 }
 
@@ -154,6 +163,36 @@ pub enum RootSwitch {
     Pivot,
     /// A moved mount and `chroot(2)`: weaker, for a host that itself runs from a ramdisk.
     Chroot,
+}
+
+/// What becomes of `process.apparmorProfile`, `process.selinuxLabel` and `linux.mountLabel` on a host whose kernel has no such
+/// security module enabled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Labels {
+    /// They are an error: who confines a program wants it confined.
+    #[default]
+    Required,
+    /// They are left out, as other runtimes do; [`Bundle::warnings`] tells which.
+    WherePossible,
+}
+
+/// What adding a process to a paused container does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Paused {
+    /// It is an [`Error::WrongStatus`].
+    #[default]
+    Refused,
+    /// It goes on when the container does, and the call with it.
+    Awaited,
+}
+
+/// A cgroup below a container's, such as one that the container has made itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubCgroup {
+    /// The version 1 controllers that it is for, as in `/proc/self/cgroup`; empty for all that no other entry names.
+    pub controllers: Vec<String>,
+    /// Its path from the container's cgroup, such as `/` or `workers/1`. It has no `..` and passes no link.
+    pub path: PathBuf,
 }
 
 /// What [`Runtime::create`] made.

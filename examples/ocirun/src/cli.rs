@@ -17,8 +17,8 @@ pub(crate) struct Cli {
     /// The form of the messages in the file.
     #[arg(long, global = true, default_value = "text")]
     pub(crate) log_format: LogFormat,
-    /// Accepted for callers that give it always; there is nothing more to say.
-    #[arg(long, global = true, hide = true)]
+    /// Say what is done.
+    #[arg(long, global = true)]
     pub(crate) debug: bool,
     /// Refused: cgroups are not made through systemd.
     #[arg(long, global = true, hide = true)]
@@ -221,6 +221,12 @@ pub(crate) struct Exec {
     /// Hand that many descriptors on, from 3 up.
     #[arg(long, default_value_t = 0, action = ArgAction::Set)]
     pub(crate) preserve_fds: u32,
+    /// A cgroup below the container's to join: [CONTROLLER[,CONTROLLER]:]PATH. May be given for several hierarchies.
+    #[arg(long)]
+    pub(crate) cgroup: Vec<String>,
+    /// Wait for a paused container's resume.
+    #[arg(long)]
+    pub(crate) ignore_paused: bool,
     /// The container.
     pub(crate) id: String,
     /// The program and its arguments.

@@ -67,7 +67,7 @@ fn data(stats: &Stats) -> Value {
         "memory": {
             // No limit is the largest number, as runc has it on version 2.
             "usage": {"limit": memory.limit.unwrap_or(u64::MAX), "usage": memory.usage, "max": memory.max_usage},
-            "raw": {"anon": memory.anon, "inactive_file": memory.inactive_file, "swap": memory.swap, "oom_kill": memory.oom_kills},
+            "raw": {"anon": memory.anon, "inactive_file": memory.inactive_file, "swap": memory.swap},
         },
         "pids": pids_data,
         "blkio": {

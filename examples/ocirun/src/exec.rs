@@ -7,9 +7,11 @@ use std::process::ExitCode;
 
 use estiba_runtime::oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
 use estiba_runtime::{
-    Bundle, ContainerId, Created, ExecOptions, ExitStatus, Native, Runtime, Status, Stdio, inherited_fds,
+    Bundle, ContainerId, Created, ExecOptions, ExitStatus, Labels, Native, Paused, Runtime, Status, Stdio, SubCgroup,
+    inherited_fds,
 };
 use rustix::process::{Signal, pidfd_send_signal};
+use serde_json::{Value, json};
 
 use crate::cli::Exec;
 use crate::{Result, code, console, foreground, signal, write_pid};
@@ -37,7 +39,14 @@ pub(crate) fn exec(native: &Native, arguments: &Exec) -> Result<ExitCode> {
     };
     let inherited = inherited_fds(arguments.preserve_fds)?;
     let preserved: Vec<_> = inherited.iter().map(AsFd::as_fd).collect();
-    let options = ExecOptions { preserve_fds: &preserved, ..ExecOptions::new(stdio) };
+    let cgroups: Vec<_> = arguments.cgroup.iter().map(|text| sub_cgroup(text)).collect();
+    let options = ExecOptions {
+        preserve_fds: &preserved,
+        labels: Labels::WherePossible,
+        cgroups: &cgroups,
+        paused: if arguments.ignore_paused { Paused::Awaited } else { Paused::Refused },
+        ..ExecOptions::new(stdio)
+    };
     let mut created = native.exec(&id, &process, &options).map_err(|error| match error {
         // The words that engines look for.
         estiba_runtime::Error::WrongStatus { status: Status::Paused, .. } => "cannot exec in a paused container".into(),
@@ -53,7 +62,8 @@ pub(crate) fn exec(native: &Native, arguments: &Exec) -> Result<ExitCode> {
         let signal = Signal::from_named_raw(number).ok_or("no signal that can be handed on")?;
         Ok(pidfd_send_signal(&created.pidfd, signal)?)
     };
-    foreground::wait(&created, &signals, kill).map(code)
+    let bridge = created.console.as_ref().map(foreground::Bridge::new).transpose()?;
+    foreground::wait(&created, bridge, &signals, kill).map(code)
 }
 
 fn deliver(arguments: &Exec, created: &mut Created) -> Result<()> {
@@ -72,7 +82,13 @@ fn deliver(arguments: &Exec, created: &mut Created) -> Result<()> {
 fn process(native: &Native, id: &ContainerId, arguments: &Exec) -> Result<Process> {
     if let Some(path) = &arguments.process {
         let text = fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-        return Ok(serde_json::from_slice(&text).map_err(|error| format!("cannot parse {}: {error}", path.display()))?);
+        let parse = |error: serde_json::Error| format!("cannot parse {}: {error}", path.display());
+        let mut value: Value = serde_json::from_slice(&text).map_err(parse)?;
+        if let Some(process) = value.as_object_mut() {
+            // Root, if nobody is named.
+            process.entry("user").or_insert_with(|| json!({"uid": 0, "gid": 0}));
+        }
+        return Ok(serde_json::from_value(value).map_err(parse)?);
     }
     if arguments.arguments.is_empty() {
         return Err("there is no program to execute".into());
@@ -121,6 +137,13 @@ fn process(native: &Native, id: &ContainerId, arguments: &Exec) -> Result<Proces
     Ok(process)
 }
 
+/// `[CONTROLLER[,CONTROLLER]:]PATH`.
+fn sub_cgroup(text: &str) -> SubCgroup {
+    let (controllers, path) = text.split_once(':').unwrap_or(("", text));
+    let controllers = controllers.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    SubCgroup { controllers, path: path.into() }
+}
+
 fn none() -> LinuxCapabilities {
     let mut sets = LinuxCapabilities::default();
     sets.set_bounding(None).set_effective(None).set_permitted(None).set_inheritable(None).set_ambient(None);
@@ -158,6 +181,16 @@ mod tests {
         for bad in ["", ":", "5:", ":6", "root", "5:6:7", "5x", "+5", "-1", " 5", "4294967296", "0x0"] {
             assert!(parse_user(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn cgroups_are_for_some_controllers_or_all() {
+        let sub = |controllers: &[&str], path: &str| SubCgroup {
+            controllers: controllers.iter().map(|&name| name.to_owned()).collect(),
+            path: path.into(),
+        };
+        assert_eq!(sub_cgroup("a/b"), sub(&[], "a/b"));
+        assert_eq!(sub_cgroup("cpu,cpuacct:/x"), sub(&["cpu", "cpuacct"], "/x"));
     }
 
     #[test]

@@ -26,8 +26,12 @@ pub(crate) fn adopt_size(process: &mut Process) {
 }
 
 /// Waits for the container's end. Meanwhile signals go to `kill`, and bytes between our streams and its terminal, if it has one.
-pub(crate) fn wait(created: &Created, signals: &Forwarded, kill: impl Fn(i32) -> Result<()>) -> Result<ExitStatus> {
-    let mut bridge = created.console.as_ref().map(Bridge::new).transpose()?;
+pub(crate) fn wait(
+    created: &Created,
+    mut bridge: Option<Bridge<'_>>,
+    signals: &Forwarded,
+    kill: impl Fn(i32) -> Result<()>,
+) -> Result<ExitStatus> {
     loop {
         let mut fds = vec![
             PollFd::new(created.pidfd.as_fd(), PollFlags::POLLIN),
@@ -63,9 +67,9 @@ pub(crate) fn wait(created: &Created, signals: &Forwarded, kill: impl Fn(i32) ->
     }
 }
 
-/// Carries bytes between the standard streams and the container's terminal. Our own terminal, if there is one, passes all keys on
+/// To be made before the program starts, whose first words are meant for it. Carries bytes between the standard streams and the container's terminal. Our own terminal, if there is one, passes all keys on
 /// meanwhile, and is put back at the end.
-struct Bridge<'a> {
+pub(crate) struct Bridge<'a> {
     console: &'a OwnedFd,
     restore: Option<Termios>,
     /// What was read from the standard input and not yet taken by the terminal.
@@ -75,7 +79,7 @@ struct Bridge<'a> {
 }
 
 impl<'a> Bridge<'a> {
-    fn new(console: &'a OwnedFd) -> Result<Self> {
+    pub(crate) fn new(console: &'a OwnedFd) -> Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(console, FcntlArg::F_GETFL)?);
         fcntl(console, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         // Whoever reads from us gets lines as they were written.

@@ -1,4 +1,4 @@
-//! Errors: a line on the standard error, and one in the log file in the form that engines read.
+//! What is said: a line on the standard error, and one in the log file in the form that engines read.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -6,10 +6,17 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::errno::Errno;
+
 use crate::cli::{Cli, LogFormat};
 
 /// Reports what went wrong, with all its causes.
-pub(crate) fn error(cli: &Cli, error: &dyn Error) {
+pub(crate) fn error(cli: &Cli, error: &(dyn Error + 'static)) {
+    if let Some(message) = error.downcast_ref().and_then(of_the_program) {
+        // It is about the user's program, and nobody else's words.
+        eprintln!("{message}");
+        return write(cli, "error", &message);
+    }
     let mut message = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -17,12 +24,53 @@ pub(crate) fn error(cli: &Cli, error: &dyn Error) {
         source = cause.source();
     }
     eprintln!("ocirun: {message}");
-    let Some(path) = &cli.log else { return };
+    write(cli, "error", &message);
+}
+
+/// Says what somebody should know though all goes on.
+pub(crate) fn warning(cli: &Cli, message: &str) {
+    aside(cli, "warning", message);
+}
+
+/// Says what is done, to who asks for it.
+pub(crate) fn debug(cli: &Cli, message: impl FnOnce() -> String) {
+    if cli.debug {
+        aside(cli, "debug", &message());
+    }
+}
+
+/// In the log file if there is one, else on the standard error.
+fn aside(cli: &Cli, level: &str, message: &str) {
+    if cli.log.is_some() {
+        write(cli, level, message);
+    } else {
+        eprintln!("{}", line(LogFormat::Text, level, message));
+    }
+}
+
+/// A program that cannot be executed, in the words that engines look for.
+fn of_the_program(error: &estiba_runtime::Error) -> Option<String> {
+    use estiba_runtime::Error::{ExecutableNotFound, NotExecutable};
+    let (ExecutableNotFound { executable, source } | NotExecutable { executable, source }) = error else { return None };
+    if matches!(error, ExecutableNotFound { .. }) && !executable.contains('/') {
+        return Some(format!("exec: {executable:?}: executable file not found in $PATH"));
+    }
+    let reason =
+        source.raw_os_error().map_or_else(|| source.to_string(), |errno| Errno::from_raw(errno).desc().to_owned());
+    Some(format!("exec {executable}: {}", reason.to_lowercase()))
+}
+
+fn line(format: LogFormat, level: &str, message: &str) -> String {
     let time = timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()), 0);
-    let line = match cli.log_format {
-        LogFormat::Json => serde_json::json!({"level": "error", "msg": message, "time": time}).to_string(),
-        LogFormat::Text => format!("time=\"{time}\" level=error msg={}", serde_json::Value::from(message)),
-    };
+    match format {
+        LogFormat::Json => serde_json::json!({"level": level, "msg": message, "time": time}).to_string(),
+        LogFormat::Text => format!("time=\"{time}\" level={level} msg={}", serde_json::Value::from(message)),
+    }
+}
+
+fn write(cli: &Cli, level: &str, message: &str) {
+    let Some(path) = &cli.log else { return };
+    let line = line(cli.log_format, level, message);
     let written = OpenOptions::new()
         .create(true)
         .append(true)

@@ -24,8 +24,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use estiba_runtime::oci_spec::runtime::LinuxNamespaceType;
 use estiba_runtime::{
-    Bundle, ContainerId, CreateOptions, Created, DeleteMode, ExitStatus, Keyring, KillTarget, Native, RootSwitch,
-    Runtime, Stdio, inherited_fds,
+    Bundle, ContainerId, CreateOptions, Created, DeleteMode, ExitStatus, Keyring, KillTarget, Labels, Native,
+    RootSwitch, Runtime, Stdio, inherited_fds, seccomp,
 };
 
 use cli::{Cli, Command, Create};
@@ -46,9 +46,14 @@ fn main() -> ExitCode {
         Err(error) => {
             log::error(&cli, error.as_ref());
             let code = error.downcast_ref::<estiba_runtime::Error>().map_or(1, estiba_runtime::Error::exit_code);
-            // What cannot be executed has a status of its own; for all else runc's is 1, and 255 for exec, whose 1 is the program's.
-            let other = if matches!(cli.command, Command::Exec(_)) { 255 } else { 1 };
-            ExitCode::from(if matches!(code, 126 | 127) { u8::try_from(code).unwrap_or(other) } else { other })
+            ExitCode::from(match (&cli.command, code) {
+                // As with runc: all other statuses are the program's.
+                (Command::Exec(_), _) => 255,
+                // What cannot be executed has a status of its own.
+                (_, 126) => 126,
+                (_, 127) => 127,
+                _ => 1,
+            })
         }
     }
 }
@@ -59,9 +64,9 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
     }
     let native = || Native::new(&cli.root);
     match &cli.command {
-        Command::Create(arguments) => create(&native(), arguments).map(|_| ExitCode::SUCCESS),
+        Command::Create(arguments) => create(cli, &native(), arguments).map(|_| ExitCode::SUCCESS),
         Command::Start { id } => native().start(&id.parse()?).map(|()| ExitCode::SUCCESS).map_err(Into::into),
-        Command::Run { create, detach, keep } => run(&native(), create, *detach, *keep),
+        Command::Run { create, detach, keep } => run(cli, &native(), create, *detach, *keep),
         Command::State { id } => {
             list::state(&native(), &id.parse()?)?;
             Ok(ExitCode::SUCCESS)
@@ -85,6 +90,7 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         Command::Resume { id } => native().resume(&id.parse()?).map(|()| ExitCode::SUCCESS).map_err(Into::into),
         Command::Exec(arguments) => {
             sealed::seal();
+            log::debug(cli, || format!("adding a process to container {}", arguments.id));
             exec::exec(&native(), arguments)
         }
         Command::Ps { id, format, options } => {
@@ -117,18 +123,18 @@ struct Made {
     created: Created,
 }
 
-fn create(native: &Native, arguments: &Create) -> Result<Made> {
-    let (id, bundle) = load(arguments)?;
+fn create(cli: &Cli, native: &Native, arguments: &Create) -> Result<Made> {
+    let (id, bundle) = load(cli, arguments)?;
     let terminal = wants_terminal(&bundle);
     match (terminal, &arguments.console_socket) {
         (true, None) => return Err("process.terminal is true: --console-socket is needed".into()),
         (false, Some(_)) => return Err("--console-socket is given, but process.terminal is not true".into()),
         _ => {}
     }
-    make(native, arguments, id, &bundle)
+    make(cli, native, arguments, id, &bundle)
 }
 
-fn load(arguments: &Create) -> Result<(ContainerId, Bundle)> {
+fn load(cli: &Cli, arguments: &Create) -> Result<(ContainerId, Bundle)> {
     let id: ContainerId = arguments.id.parse()?;
     let bundle = arguments.bundle.as_deref().unwrap_or(Path::new("."));
     let bundle = Bundle::load(bundle)?;
@@ -138,6 +144,17 @@ fn load(arguments: &Create) -> Result<(ContainerId, Bundle)> {
         // Processes that are there already see those that are on their way. In a new namespace there are none.
         sealed::seal();
     }
+    for text in bundle.warnings() {
+        log::warning(cli, &text);
+    }
+    log::debug(cli, || format!("bundle {}", bundle.path.display()));
+    if cli.debug
+        && let Some(profile) = bundle.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref())
+        && let Ok(filter) = seccomp::compile(profile)
+    {
+        log::debug(cli, || format!("seccomp filter flags: {}", filter.flags));
+        log::debug(cli, || format!("seccomp filter instructions: {}", filter.instructions.len()));
+    }
     Ok((id, bundle))
 }
 
@@ -145,7 +162,7 @@ fn wants_terminal(bundle: &Bundle) -> bool {
     bundle.spec.process().as_ref().and_then(estiba_runtime::oci_spec::runtime::Process::terminal) == Some(true)
 }
 
-fn make(native: &Native, arguments: &Create, id: ContainerId, bundle: &Bundle) -> Result<Made> {
+fn make(cli: &Cli, native: &Native, arguments: &Create, id: ContainerId, bundle: &Bundle) -> Result<Made> {
     let (input, output, errors) = (io::stdin(), io::stdout(), io::stderr());
     let stdio = if wants_terminal(bundle) {
         Stdio::Terminal
@@ -158,9 +175,11 @@ fn make(native: &Native, arguments: &Create, id: ContainerId, bundle: &Bundle) -
         preserve_fds: &preserved,
         keyring: if arguments.no_new_keyring { Keyring::Inherit } else { Keyring::New },
         root_switch: if arguments.no_pivot { RootSwitch::Chroot } else { RootSwitch::Pivot },
+        labels: Labels::WherePossible,
         ..CreateOptions::new(stdio)
     };
     let mut created = native.create(&id, bundle, &options)?;
+    log::debug(cli, || format!("created container {id}: its first process is {}", created.pid));
     let delivered = (|| {
         if let Some(socket) = &arguments.console_socket
             && let Some(console) = created.console.take()
@@ -197,8 +216,8 @@ fn write_pid(path: &Path, pid: i32) -> Result<()> {
     written.map_err(|error| format!("cannot write {}: {error}", path.display()).into())
 }
 
-fn run(native: &Native, arguments: &Create, detach: bool, keep: bool) -> Result<ExitCode> {
-    let (id, mut bundle) = load(arguments)?;
+fn run(cli: &Cli, native: &Native, arguments: &Create, detach: bool, keep: bool) -> Result<ExitCode> {
+    let (id, mut bundle) = load(cli, arguments)?;
     let terminal = wants_terminal(&bundle);
     if terminal && detach && arguments.console_socket.is_none() {
         return Err("process.terminal is true: --detach needs --console-socket".into());
@@ -208,14 +227,17 @@ fn run(native: &Native, arguments: &Create, detach: bool, keep: bool) -> Result<
     }
     // From here on a signal is for the container.
     let signals = if detach { None } else { Some(signal::Forwarded::new()?) };
-    let Made { id, created } = make(native, arguments, id, &bundle)?;
-    let result = native.start(&id).map_err(Into::into).and_then(|()| match &signals {
-        None => Ok(ExitStatus::Exited(0)),
-        Some(signals) => {
-            let kill = |signal| native.kill(&id, signal, KillTarget::Init).map_err(Into::into);
-            foreground::wait(&created, signals, kill)
-        }
-    });
+    let Made { id, created } = make(cli, native, arguments, id, &bundle)?;
+    let begun = || {
+        let console = created.console.as_ref().filter(|_| signals.is_some());
+        let bridge = console.map(foreground::Bridge::new).transpose()?;
+        native.start(&id)?;
+        log::debug(cli, || format!("started container {id}"));
+        let Some(signals) = &signals else { return Ok(ExitStatus::Exited(0)) };
+        let kill = |signal| native.kill(&id, signal, KillTarget::Init).map_err(Into::into);
+        foreground::wait(&created, bridge, signals, kill)
+    };
+    let result: Result<ExitStatus> = begun();
     if result.is_err() || (!detach && !keep) {
         // The process is our child: it stays until somebody has waited for it.
         let deleted = native.delete(&id, DeleteMode::Force);

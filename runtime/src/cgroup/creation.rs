@@ -63,6 +63,9 @@ impl Made {
         }
         match mkdir(&place.path) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                if is_frozen(&place.path) {
+                    return Err(Error::CgroupFrozen { path: place.path.clone() });
+                }
                 // A crashed run's leftover: made anew, it has no limits of that one's. Those below one may be anybody's.
                 match folder::remove_alone(&place.path) {
                     Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
@@ -91,6 +94,13 @@ impl Drop for Made {
     }
 }
 
+/// Whether somebody has stopped what is or will be in it. A crashed run leaves no such thing behind.
+fn is_frozen(path: &Path) -> bool {
+    let reads =
+        |file: &str, text: &str| std::fs::read_to_string(path.join(file)).is_ok_and(|now| now.trim_end() == text);
+    reads("freezer.state", "FROZEN") || reads("cgroup.freeze", "1")
+}
+
 fn mkdir(path: &Path) -> io::Result<()> {
     std::fs::create_dir(path)
 }
@@ -113,7 +123,7 @@ pub(super) fn refuse_missing_v2(hierarchies: &Hierarchies, plan: &Plan, availabl
                 Mode::V1 => "it needs cgroup version 2, and this host has version 1".to_owned(),
                 _ => format!("the controller {} is not in this host's cgroup version 2", setting.controller.v1_name()),
             };
-            return Err(Error::UnsupportedField { field: setting.field.to_string(), reason });
+            return Err(Error::InvalidSpec { field: setting.field.to_string(), reason });
         }
     }
     Ok(())

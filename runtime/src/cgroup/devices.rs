@@ -146,13 +146,15 @@ const ALWAYS: [(Nodes, Access); 10] = {
 pub(super) struct Devices {
     /// Closed under intersection, so that there is always exactly one narrowest entry.
     entries: BTreeMap<Nodes, Access>,
+    /// What the rules name and what they allow of it, in their order.
+    listed: Vec<(Nodes, Access)>,
 }
 
 impl Devices {
     /// The table for `rules` on top of "nothing", with what is always allowed.
     pub(super) fn new(rules: &[LinuxDeviceCgroup]) -> Result<Self> {
         let none = [(Nodes::all(Kind::Block), Access::NONE), (Nodes::all(Kind::Char), Access::NONE)];
-        let mut devices = Self { entries: none.into() };
+        let mut devices = Self { entries: none.into(), listed: Vec::new() };
         for rule in rules {
             let (kinds, nodes, access) = parse(rule)?;
             for kind in kinds {
@@ -174,6 +176,7 @@ impl Devices {
         for (cut, verdict) in cuts {
             self.entries.entry(cut).or_insert(verdict);
         }
+        self.listed.push((nodes, if allow { access } else { Access::NONE }));
         for (_, verdict) in self.entries.iter_mut().filter(|(entry, _)| nodes.covers(**entry)) {
             *verdict = verdict.with(access, allow);
         }
@@ -197,10 +200,14 @@ impl Devices {
         self.entries.values().all(|access| *access == Access::ALL)
     }
 
-    /// The entries, the narrowest first, without those that say what a wider one says anyway.
+    /// The entries, the narrowest first and among their like as they were listed, without those that say what a wider one says
+    /// anyway.
     pub(super) fn entries(&self) -> Vec<(Nodes, Access)> {
         let mut entries: Vec<_> = self.entries.iter().map(|(n, a)| (*n, *a)).collect();
-        entries.sort_by_key(|(nodes, _)| (u8::MAX - nodes.narrowness(), *nodes));
+        let place = |nodes: &Nodes| self.listed.iter().position(|(listed, _)| listed == nodes);
+        entries.sort_by_cached_key(|(nodes, _)| {
+            (u8::MAX - nodes.narrowness(), place(nodes).unwrap_or(usize::MAX), *nodes)
+        });
         let mut kept: Vec<(Nodes, Access)> = Vec::with_capacity(entries.len());
         // From the widest on: an entry says nothing new if what would decide in its place covers all of it and says the same.
         for (nodes, access) in entries.into_iter().rev() {
@@ -211,6 +218,17 @@ impl Devices {
         }
         kept.reverse();
         kept
+    }
+
+    /// Without the right to make the nodes, if no rule names it and a wider entry gives it anyway: the kernel asks for that right
+    /// by itself, and so the list reads as it was written.
+    fn as_listed(&self, nodes: Nodes, access: Access) -> Access {
+        let listed =
+            self.listed.iter().rev().find(|(listed, _)| *listed == nodes).map_or(Access::NONE, |(_, access)| *access);
+        let without = Access(access.0 & !Access::MKNOD.0);
+        let wide = Nodes::all(nodes.kind);
+        let given = nodes != wide && self.verdict(wide).contains(Access::MKNOD);
+        if given && listed == without && without != Access::NONE { without } else { access }
     }
 
     /// The state of a version 1 cgroup that has the same effect.
@@ -229,7 +247,8 @@ impl Devices {
         }
         // An access is allowed if one exception to "none" covers all of it: right if narrower entries only add.
         if narrower().all(|(wide, narrow)| narrow.1.contains(wide.1)) {
-            let exceptions = self.entries().into_iter().filter(|(_, access)| *access != Access::NONE);
+            let exceptions = self.entries().into_iter().map(|(nodes, access)| (nodes, self.as_listed(nodes, access)));
+            let exceptions = exceptions.filter(|(_, access)| *access != Access::NONE);
             return Ok(Exceptions { to: Basis::Nothing, exceptions: exceptions.collect() });
         }
         Err(Error::UnsupportedField {
@@ -293,6 +312,7 @@ impl Exceptions {
     }
 }
 
+/// A rule that denies may say `a` for all kinds of access; one that allows has to name them.
 fn parse(rule: &LinuxDeviceCgroup) -> Result<(&'static [Kind], Nodes, Access)> {
     let refuse = |reason: String| Error::InvalidSpec { field: FIELD.to_owned(), reason };
     let kinds: &[Kind] = match rule.typ() {
@@ -312,6 +332,7 @@ fn parse(rule: &LinuxDeviceCgroup) -> Result<(&'static [Kind], Nodes, Access)> {
         Nodes { kind: Kind::Char, major: number("major", rule.major())?, minor: number("minor", rule.minor())? };
     let access = match rule.access() {
         None => Access::ALL,
+        Some(text) if !rule.allow() && text.contains('a') => Access::ALL,
         Some(text) => {
             Access::parse(text).ok_or_else(|| refuse(format!("access {text:?} is not of the letters r, w and m")))?
         }

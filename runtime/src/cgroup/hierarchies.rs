@@ -227,6 +227,20 @@ impl Hierarchies {
         }
     }
 
+    /// The folder of a cgroup in the version 1 hierarchy of `controller`, by those that it has in others, and how deep it lies.
+    pub(crate) fn beside(&self, places: &[CgroupPath], controller: Controller) -> Option<(CgroupPath, usize)> {
+        let below = places.iter().find_map(|place| {
+            let legacy = self
+                .legacy
+                .iter()
+                .find(|l| l.controllers.iter().any(|c| place.controllers.iter().any(|n| n == c.v1_name())))?;
+            place.path.strip_prefix(&legacy.mount.point).ok()
+        })?;
+        let legacy = self.legacy.iter().find(|l| l.controllers.contains(&controller))?;
+        let controllers = legacy.controllers.iter().map(|c| c.v1_name().to_owned()).collect();
+        Some((CgroupPath { controllers, path: legacy.mount.point.join(below) }, below.components().count()))
+    }
+
     /// The folder of `cgroup` in a version 1 hierarchy.
     pub(crate) fn legacy_folder(hierarchy: &Legacy, cgroup: &CgroupName) -> Result<PathBuf> {
         let own = |text: &str| {

@@ -2,8 +2,8 @@
 
 use std::ffi::CStr;
 
-use super::mount::parent;
 use super::report::{Failure, Part};
+use super::target::parent;
 use crate::plan::Target;
 use crate::resolve::{Links, Resolver};
 use crate::sys::file::{self, close};

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 
 use super::copy::copy_up;
 use super::report::{Failure, Part};
+use super::target::make;
 use crate::Features;
 use crate::mount::set_options;
 use crate::plan::{Filesystem, Late, Options, Target};
@@ -32,71 +33,6 @@ pub(super) fn attach_root(tree: i32, at: &CStr) -> Result<i32, Failure> {
 pub(super) fn propagate(fd: i32, kind: u64) -> Result<(), Failure> {
     file::fchdir(fd).map_err(Part::Propagation.of())?;
     sys::mount(None, c".", None, kind, None).map_err(Part::Propagation.of())
-}
-
-/// Makes a folder and what is missing of the way to it, and opens it.
-pub(super) fn directory(resolver: Resolver, root: i32, target: &Target) -> Result<i32, Failure> {
-    make(resolver, root, target, true, Links::Follow).map_err(Part::Target.of())
-}
-
-/// Opens a target; if it is missing it is made, as a folder or an empty file.
-fn make(resolver: Resolver, root: i32, target: &Target, folder: bool, links: Links) -> Call<i32> {
-    match resolver.open(root, target.path(), libc::O_PATH, links) {
-        Err(libc::ENOENT) => {}
-        result => return result,
-    }
-    // Mostly it is only the last one that is missing.
-    let flags = libc::O_PATH | libc::O_DIRECTORY;
-    let mut first = target.len().saturating_sub(1);
-    let mut opened = match resolver.open(root, target.parent(), flags, links) {
-        Ok(parent) => Some(parent),
-        Err(libc::ENOENT) => {
-            first = 0;
-            None
-        }
-        Err(errno) => return Err(errno),
-    };
-    for at in first..target.len() {
-        let Some((parent, name)) = target.component(at) else { break };
-        let last = at + 1 == target.len();
-        let parent = match opened.take() {
-            Some(parent) => parent,
-            None => resolver.open(root, parent, flags, links)?,
-        };
-        let made = if last && !folder {
-            let flags = libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_WRONLY;
-            file::openat(parent, name, flags, 0o644).map(close)
-        } else {
-            file::mkdirat(parent, name, 0o755)
-        };
-        close(parent);
-        match made {
-            Ok(()) | Err(libc::EEXIST) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    resolver.open(root, target.path(), libc::O_PATH, links)
-}
-
-/// Makes the folder that `target` lies in and opens it.
-pub(super) fn parent(resolver: Resolver, root: i32, target: &Target) -> Result<i32, Failure> {
-    let path = target.parent();
-    match resolver.open(root, path, libc::O_PATH | libc::O_DIRECTORY, Links::Follow) {
-        Err(libc::ENOENT) => {}
-        result => return result.map_err(Part::Target.of()),
-    }
-    for at in 0..target.len().saturating_sub(1) {
-        let Some((parent, name)) = target.component(at) else { break };
-        let parent =
-            resolver.open(root, parent, libc::O_PATH | libc::O_DIRECTORY, Links::Follow).map_err(Part::Target.of())?;
-        let made = file::mkdirat(parent, name, 0o755);
-        close(parent);
-        match made {
-            Ok(()) | Err(libc::EEXIST) => {}
-            Err(errno) => return Err(Part::Target.of()(errno)),
-        }
-    }
-    resolver.open(root, path, libc::O_PATH | libc::O_DIRECTORY, Links::Follow).map_err(Part::Target.of())
 }
 
 /// Makes a filesystem that is attached nowhere.

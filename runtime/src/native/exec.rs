@@ -10,7 +10,7 @@ use super::record::{Folder, Record};
 use super::{Joining, Native, permitted, privileged};
 use crate::plan::{Filter, Host, Plan, Slot};
 use crate::sys::{self, process as sys_process};
-use crate::{ContainerId, Created, Error, ExecOptions, Keyring, Result, RootSwitch, Status, Stdio};
+use crate::{ContainerId, Created, Error, ExecOptions, Keyring, Paused, Result, RootSwitch, Status, Stdio};
 
 impl Native {
     /// Adds `process` to the container, and returns when it has executed its program.
@@ -22,13 +22,21 @@ impl Native {
         let record = folder.load()?;
         let wrong = |status| Error::WrongStatus { id: id.clone(), operation: "add a process to", status };
         let status = folder.status(&record);
-        let there = matches!(status, Status::Created | Status::Running);
+        let awaited = options.paused == Paused::Awaited;
+        let there = matches!(status, Status::Created | Status::Running) || status == Status::Paused && awaited;
         let (true, Some(first)) = (there, record.identity.open()) else {
             return Err(wrong(if there { Status::Stopped } else { status }));
         };
-        let cgroup = record.cgroup();
+        let cgroup = match (record.cgroup(), options.cgroups) {
+            (Some(cgroup), wanted @ [_, ..]) => Some(cgroup.below(wanted)?),
+            (None, [sub, ..]) => {
+                let reason = "the container has no cgroup".to_owned();
+                return Err(Error::SubCgroup { path: sub.path.clone(), reason });
+            }
+            (cgroup, []) => cgroup,
+        };
         // The child would stop on its way, and this call with it.
-        if cgroup.as_ref().map(crate::Cgroup::is_frozen).transpose()? == Some(true) {
+        if !awaited && cgroup.as_ref().map(crate::Cgroup::is_frozen).transpose()? == Some(true) {
             return Err(wrong(Status::Paused));
         }
         let process = record.rights.complete(process);
@@ -58,12 +66,19 @@ impl Native {
             rootless: !privileged()?,
             apparmor: label::apparmor(),
             selinux: label::selinux(),
+            labels: options.labels,
+            nested: false,
             kcore: false,
         };
         let mut plan = Plan::exec(&process, record.common(), &host, record.namespaces, record.identity.pid)?;
         let (socket, inner) = sys::socket::pair().map_err(launch::system("make a pair of sockets"))?;
-        // Neither a gate nor a root that the parent has opened.
-        let mut table = vec![inner.as_raw_fd(), -1, -1];
+        // Without a mount namespace to join, the root is the process's alone.
+        let root = match record.namespaces & libc::CLONE_NEWNS as u64 {
+            0 => Some(launch::root_of(record.identity.pid)?),
+            _ => None,
+        };
+        // No gate.
+        let mut table = vec![inner.as_raw_fd(), -1, root.as_ref().map_or(-1, AsRawFd::as_raw_fd)];
         debug_assert_eq!(table.len(), Slot::FIXED, "the plan counts on it");
         table.extend(std::iter::once(first.as_fd()).chain(tasks.iter().map(AsFd::as_fd)).map(|fd| fd.as_raw_fd()));
         let standard: [BorrowedFd<'_>; 3] = match options.stdio {
@@ -82,6 +97,7 @@ impl Native {
         let beside;
         if let (Err(Error::System { source, .. }), Some(cgroup)) = (&started, &cgroup)
             && source.raw_os_error() == Some(libc::EBUSY)
+            && options.cgroups.is_empty()
         {
             beside = cgroup.dir_of(record.identity.pid)?;
             if let Some(beside) = &beside {

@@ -15,7 +15,7 @@ use crate::child::Message;
 use crate::plan::{Plan, Slot, Step};
 use crate::sys::process::{self, Strings};
 use crate::sys::{self, file, socket};
-use crate::{Error, ExitStatus, Features, Result, Status};
+use crate::{Error, ExitStatus, Features, Result, Status, seccomp};
 
 /// What a hook says on its way out, as far as it goes into an error.
 const LONGEST_COMPLAINT: u64 = 4096;
@@ -25,6 +25,8 @@ const LONGEST_COMPLAINT: u64 = 4096;
 pub(super) struct Hooks<'a> {
     record: &'a Record,
     features: Features,
+    /// What the container's own processes are under.
+    filter: Option<seccomp::Program>,
 }
 
 /// Where a hook runs.
@@ -34,11 +36,19 @@ enum Place<'a> {
     Host,
     /// In the namespaces of the container's process.
     Container(&'a OwnedFd),
+    /// There, and under its seccomp filter.
+    Started(&'a OwnedFd),
 }
 
 impl<'a> Hooks<'a> {
     pub(super) fn of(record: &'a Record, features: Features) -> Self {
-        Self { record, features }
+        Self { record, features, filter: None }
+    }
+
+    /// The hook in the container may do no more than its program.
+    pub(super) fn under(self, filter: Option<seccomp::Program>) -> Self {
+        // A filter that asks would be answered by nobody who knows of this process.
+        Self { filter: filter.filter(|filter| !filter.asks()), ..self }
     }
 
     /// The hooks that run when the root is made and not yet switched, in the order of the specification.
@@ -46,7 +56,8 @@ impl<'a> Hooks<'a> {
         let Some(hooks) = &self.record.hooks else { return Ok(()) };
         #[allow(deprecated, reason = "prestart is still what many hooks are")]
         let prestart = hooks.prestart();
-        self.all("prestart", prestart.as_ref(), Status::Creating, Place::Host)?;
+        // What is left of version 1.0, where they ran before the start of a container that was created.
+        self.all("prestart", prestart.as_ref(), Status::Created, Place::Host)?;
         self.all("createRuntime", hooks.create_runtime().as_ref(), Status::Creating, Place::Host)?;
         self.all("createContainer", hooks.create_container().as_ref(), Status::Creating, Place::Container(pidfd))
     }
@@ -57,7 +68,7 @@ impl<'a> Hooks<'a> {
             return Ok(());
         };
         match identity.open() {
-            Some(pidfd) => self.all("startContainer", Some(list), Status::Created, Place::Container(&pidfd)),
+            Some(pidfd) => self.all("startContainer", Some(list), Status::Created, Place::Started(&pidfd)),
             None => Ok(()),
         }
     }
@@ -71,16 +82,17 @@ impl<'a> Hooks<'a> {
     /// On the host, once all is gone. Each runs, even if one before it failed.
     pub(super) fn poststop(&self) -> Vec<Error> {
         let list = self.record.hooks.as_ref().and_then(|hooks| hooks.poststop().as_ref());
-        let run = |hook| self.run("poststop", hook, Status::Stopped, Place::Host).err();
-        list.into_iter().flatten().filter_map(run).collect()
+        let run = |(number, hook)| self.run("poststop", number, hook, Status::Stopped, Place::Host).err();
+        list.into_iter().flatten().enumerate().filter_map(run).collect()
     }
 
     fn all(&self, kind: &'static str, list: Option<&Vec<Hook>>, status: Status, place: Place<'_>) -> Result<()> {
-        list.into_iter().flatten().try_for_each(|hook| self.run(kind, hook, status, place))
+        let mut numbered = list.into_iter().flatten().enumerate();
+        numbered.try_for_each(|(number, hook)| self.run(kind, number, hook, status, place))
     }
 
-    fn run(&self, kind: &'static str, hook: &Hook, status: Status, place: Place<'_>) -> Result<()> {
-        let error = |source| Error::Hook { kind, path: hook.path().clone(), source };
+    fn run(&self, kind: &'static str, number: usize, hook: &Hook, status: Status, place: Place<'_>) -> Result<()> {
+        let error = |source| Error::Hook { kind, number, path: hook.path().clone(), source };
         if !hook.path().is_absolute() {
             return Err(error(io::Error::new(io::ErrorKind::InvalidInput, "the path is not absolute")));
         }
@@ -91,9 +103,11 @@ impl<'a> Hooks<'a> {
         let stdout = OpenOptions::new().write(true).open("/dev/null").map_err(error)?;
         let mut stderr = memory().map_err(error)?;
         let (socket, inner) = socket::pair().map_err(io::Error::from_raw_os_error).map_err(error)?;
-        let mut fds = vec![inner.as_raw_fd(), -1, -1];
+        let root = if self.rooted(place) { Some(launch::root_of(self.record.identity.pid)?) } else { None };
+        let mut fds = vec![inner.as_raw_fd(), -1, root.as_ref().map_or(-1, AsRawFd::as_raw_fd)];
         fds.extend(table);
-        let launch = Launch { features: self.features, cgroup: None, fds: &fds, filter: None };
+        let filter = self.filter.as_ref().map(|filter| (filter.instructions.as_slice(), u64::from(filter.flags)));
+        let launch = Launch { features: self.features, cgroup: None, fds: &fds, filter };
         let descriptors = vec![stdin.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()];
         let mut started = launch.spawn(&mut plan, descriptors)?;
         drop(inner);
@@ -115,7 +129,7 @@ impl<'a> Hooks<'a> {
         let timeout = hook.timeout().map_or(-1, |seconds| {
             i32::try_from(seconds).ok().and_then(|seconds| seconds.checked_mul(1000)).unwrap_or(i32::MAX)
         });
-        let failed = |outcome| Error::HookFailed { kind, path: hook.path().clone(), outcome };
+        let failed = |outcome| Error::HookFailed { kind, number, path: hook.path().clone(), outcome };
         let ended = process::ended(started.pidfd.as_fd(), timeout).map_err(launch::system("wait for a hook"))?;
         if !ended {
             let _ = process::signal(started.pidfd.as_fd(), libc::SIGKILL);
@@ -125,6 +139,7 @@ impl<'a> Hooks<'a> {
         let outcome = match crate::wait(started.pidfd.as_fd(), started.pid)? {
             ExitStatus::Exited(0) => return Ok(()),
             ExitStatus::Exited(status) => format!("ended with status {status}"),
+            ExitStatus::Signaled(libc::SIGSYS) => "was killed by signal 31 (bad system call)".to_owned(),
             ExitStatus::Signaled(signal) => format!("was killed by signal {signal}"),
         };
         let mut complaint = Vec::new();
@@ -132,6 +147,11 @@ impl<'a> Hooks<'a> {
         let _ = stderr.rewind().and_then(|()| stderr.take(LONGEST_COMPLAINT).read_to_end(&mut complaint));
         let complaint = String::from_utf8_lossy(&complaint).trim().replace('\n', "; ");
         Err(failed(if complaint.is_empty() { outcome } else { format!("{outcome}: {complaint}") }))
+    }
+
+    /// Whether the hook has to go to the container's root by itself, which comes with the mount namespace else.
+    fn rooted(&self, place: Place<'_>) -> bool {
+        matches!(place, Place::Started(_)) && self.record.namespaces & libc::CLONE_NEWNS as u64 == 0
     }
 
     /// What the hook's process does, and the descriptors for it.
@@ -145,7 +165,7 @@ impl<'a> Hooks<'a> {
         }
         let mut steps = Vec::new();
         let mut table = None;
-        if let Place::Container(pidfd) = place {
+        if let Place::Container(pidfd) | Place::Started(pidfd) = place {
             table = Some(pidfd.as_raw_fd());
             let path = format!("/proc/{}/ns", self.record.identity.pid).into();
             // Others may be there who see it (CVE-2016-9962).
@@ -153,9 +173,17 @@ impl<'a> Hooks<'a> {
             steps.push(Step::Enter { slot: Slot(Slot::FIXED), kind: self.record.namespaces, path });
             // Only a new process is in another pid namespace.
             steps.push(Step::Fork { flags: 0 });
+            if self.rooted(place) {
+                steps.extend([Step::TakeRoot, Step::Chroot { elsewhere: false }]);
+            }
         }
-        steps.extend([Step::Descriptors, Step::Signals, Step::Execute]);
-        let environment = texts(hook.env().as_deref().unwrap_or_default())?;
+        steps.extend([Step::Descriptors, Step::Signals]);
+        if matches!(place, Place::Started(_)) && self.filter.is_some() {
+            steps.push(Step::Filter);
+        }
+        steps.push(Step::Execute);
+        let inherited = if matches!(place, Place::Started(_)) { self.record.environment.as_slice() } else { &[] };
+        let environment = texts(hook.env().as_deref().unwrap_or(inherited))?;
         let plan = Plan::of_steps(steps, path, Strings::new(arguments, None), Strings::new(environment, None));
         Ok((plan, table))
     }

@@ -5,13 +5,14 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use oci_spec::runtime::{LinuxIdMapping, Process, Spec};
 
 use crate::child::{self, Child, LENGTH, Message, NAME, Part};
-use crate::plan::{IdMap, Open, Plan, Step, alone, id_map, limits, priorities};
+use crate::plan::{IdMap, Open, Options, Plan, Step, alone, id_map, limits, priorities};
 use crate::sys::mount::{self, Depth};
 use crate::sys::process::{self, CloneRequest, Strings};
 use crate::sys::{self, file, own, schedule, socket};
@@ -248,31 +249,41 @@ impl Opener {
     }
 
     pub(super) fn open(&mut self, wanted: &Open) -> Result<OwnedFd> {
-        let opened = open(wanted, self.features)?;
+        let opened = match wanted {
+            Open::Ids(map) => return self.ids(map),
+            Open::Namespace { path, .. } => open_namespace(path)?,
+            Open::Bind { source, depth, options, field, .. } => {
+                open_tree(source, *depth, options, field, self.features)?
+            }
+        };
         if let Open::Bind { idmap: Some((map, depth)), source, field, .. } = wanted {
-            if !self.users.iter().any(|(known, _)| known == map) {
-                self.users.push((map.clone(), users(map, self.features)?));
-            }
-            for (_, users) in self.users.iter().filter(|(known, _)| known == map) {
-                mount::set_idmap(opened.as_raw_fd(), *depth, users.as_raw_fd()).map_err(|errno| Error::Mount {
-                    what: format!("{} ({field}) with an idmap", source.display()),
-                    call: "mount_setattr",
-                    source: io::Error::from_raw_os_error(errno),
-                })?;
-            }
+            mount::set_idmap(opened.as_raw_fd(), *depth, self.ids(map)?.as_raw_fd()).map_err(|errno| Error::Mount {
+                what: format!("{} ({field}) with an idmap", source.display()),
+                call: "mount_setattr",
+                source: io::Error::from_raw_os_error(errno),
+            })?;
         }
         Ok(opened)
+    }
+
+    fn ids(&mut self, map: &IdMap) -> Result<OwnedFd> {
+        let copy = |users: &OwnedFd| {
+            users.try_clone().map_err(|source| Error::System { operation: "copy a descriptor", source })
+        };
+        if let Some((_, users)) = self.users.iter().find(|(known, _)| known == map) {
+            return copy(users);
+        }
+        let users = users(map, self.features)?;
+        let result = copy(&users);
+        self.users.push((map.clone(), users));
+        result
     }
 }
 
 /// A user namespace with these mappings. A process has to be in it for a moment.
 fn users(map: &IdMap, features: Features) -> Result<OwnedFd> {
-    let open = |path: PathBuf| match fs::File::open(&path) {
-        Ok(file) => Ok(OwnedFd::from(file)),
-        Err(source) => Err(Error::Io { operation: "open the namespace", path, source }),
-    };
     let (uids, gids) = match map {
-        IdMap::Namespace(path) => return open(path.clone()),
+        IdMap::Namespace(path) => return open_namespace(path),
         IdMap::Mappings(uids, gids) => (uids, gids),
     };
     let (socket, inner) = socket::pair().map_err(system("make a pair of sockets"))?;
@@ -284,35 +295,40 @@ fn users(map: &IdMap, features: Features) -> Result<OwnedFd> {
     drop(inner);
     let namespace = write_proc(started.pid, "uid_map", uids)
         .and_then(|()| write_proc(started.pid, "gid_map", gids))
-        .and_then(|()| open(format!("/proc/{}/ns/user", started.pid).into()));
+        .and_then(|()| open_namespace(Path::new(&format!("/proc/{}/ns/user", started.pid))));
     // Without a parent it ends.
     drop(socket);
     crate::wait(started.pidfd.as_fd(), started.pid)?;
     namespace
 }
 
-fn open(open: &Open, features: Features) -> Result<OwnedFd> {
-    match open {
-        Open::Namespace { path, .. } => {
-            let file = fs::File::open(path).map_err(|source| Error::Io {
-                operation: "open the namespace",
-                path: path.clone(),
-                source,
-            })?;
-            Ok(file.into())
-        }
-        Open::Bind { source, depth, options, field, .. } => {
-            let tree = clone_tree(source, *depth, field)?;
-            if features.mount_setattr {
-                crate::mount::set_options(tree.as_raw_fd(), options).map_err(|errno| Error::Mount {
-                    what: format!("{} ({field})", source.display()),
-                    call: "mount_setattr",
-                    source: io::Error::from_raw_os_error(errno),
-                })?;
-            }
-            Ok(tree)
-        }
+fn open_namespace(path: &Path) -> Result<OwnedFd> {
+    match fs::File::open(path) {
+        Ok(file) => Ok(file.into()),
+        Err(source) => Err(Error::Io { operation: "open the namespace", path: path.to_owned(), source }),
     }
+}
+
+/// The root of a process.
+pub(super) fn root_of(pid: i32) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/root");
+    let opened = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&path);
+    match opened {
+        Ok(file) => Ok(file.into()),
+        Err(source) => Err(Error::Io { operation: "open", path: path.into(), source }),
+    }
+}
+
+fn open_tree(source: &Path, depth: Depth, options: &Options, field: &str, features: Features) -> Result<OwnedFd> {
+    let tree = clone_tree(source, depth, field)?;
+    if features.mount_setattr {
+        crate::mount::set_options(tree.as_raw_fd(), options).map_err(|errno| Error::Mount {
+            what: format!("{} ({field})", source.display()),
+            call: "mount_setattr",
+            source: io::Error::from_raw_os_error(errno),
+        })?;
+    }
+    Ok(tree)
 }
 
 /// A detached copy of a part of the host's tree.

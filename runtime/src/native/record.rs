@@ -64,6 +64,9 @@ pub(super) struct Record {
     personality: Option<LinuxPersonality>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     memory_policy: Option<LinuxMemoryPolicy>,
+    /// The program's environment, for hooks in the container that have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) environment: Vec<String>,
     /// Whether processes are in a session keyring of the container's.
     #[serde(default)]
     pub(super) keyring: bool,
@@ -133,6 +136,10 @@ impl Record {
             rights: spec.process().as_ref().map(Rights::of).unwrap_or_default(),
             personality: common.personality.cloned(),
             memory_policy: common.memory_policy.cloned(),
+            environment: match spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref()) {
+                Some(_) => spec.process().as_ref().and_then(|process| process.env().clone()).unwrap_or_default(),
+                None => Vec::new(),
+            },
             keyring: keyring == Keyring::New,
             filtered,
             programless: spec.process().is_none(),
@@ -160,6 +167,11 @@ impl Record {
     /// When it was made.
     pub(super) fn created(&self) -> SystemTime {
         UNIX_EPOCH + Duration::new(self.created, self.created_nanoseconds.min(999_999_999))
+    }
+
+    /// Puts the cgroup's folders on record.
+    pub(super) fn take(&mut self, cgroup: &Cgroup) {
+        self.cgroups = cgroup.paths().to_vec();
     }
 
     pub(super) fn cgroup(&self) -> Option<Cgroup> {

@@ -60,7 +60,9 @@ impl Plan {
         if in_user_namespace {
             steps.push(Step::BecomeRoot { groups: !host.rootless });
         }
-        debug_assert_ne!(namespaces & NEW_MOUNT, 0, "no container is without one");
+        if namespaces & NEW_MOUNT == 0 {
+            steps.extend([Step::TakeRoot, Step::Chroot { elsewhere: false }]);
+        }
         steps.push(Step::OpenRoot);
         if host.terminal {
             steps.push(program.console(None)?);

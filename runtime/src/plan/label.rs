@@ -5,7 +5,10 @@ use std::ffi::CString;
 use oci_spec::runtime::{Process, Spec};
 
 use super::{Host, Step, c_string, unsupported};
-use crate::Result;
+use crate::{Labels, Result};
+
+pub(super) const NO_APPARMOR: &str = "AppArmor is not enabled on this host";
+pub(super) const NO_SELINUX: &str = "SELinux is not enabled on this host";
 
 /// The labels that the program gets when it is executed.
 pub(super) fn labels(process: &Process, host: &Host<'_>) -> Result<Vec<Step>> {
@@ -17,17 +20,18 @@ pub(super) fn labels(process: &Process, host: &Host<'_>) -> Result<Vec<Step>> {
             let value = c_string(format!("exec {profile}").as_bytes(), field)?;
             // The one for AppArmor alone is there since Linux 5.1.
             steps.push(Step::Label { field, file: c"self/attr/apparmor/exec".to_owned(), value });
-        } else if profile != "unconfined" {
-            return Err(unsupported(field, "AppArmor is not enabled on this host"));
+        } else if profile != "unconfined" && host.labels == Labels::Required {
+            return Err(unsupported(field, NO_APPARMOR));
         }
     }
     if let Some(label) = filled(process.selinux_label()) {
         let field = "process.selinuxLabel";
-        if !host.selinux {
-            return Err(unsupported(field, "SELinux is not enabled on this host"));
+        if host.selinux {
+            let value = c_string(label.as_bytes(), field)?;
+            steps.push(Step::Label { field, file: c"self/attr/exec".to_owned(), value });
+        } else if host.labels == Labels::Required {
+            return Err(unsupported(field, NO_SELINUX));
         }
-        let value = c_string(label.as_bytes(), field)?;
-        steps.push(Step::Label { field, file: c"self/attr/exec".to_owned(), value });
     }
     Ok(steps)
 }
@@ -40,11 +44,26 @@ pub(super) fn context(spec: &Spec, host: &Host<'_>, kind: &str) -> Result<Option
         return Ok(None);
     }
     if !host.selinux {
-        return Err(unsupported(field, "SELinux is not enabled on this host"));
+        return if host.labels == Labels::Required { Err(unsupported(field, NO_SELINUX)) } else { Ok(None) };
     }
     // The kernel's own filesystems have contexts of their own.
     let takes = matches!(kind, "tmpfs" | "devpts" | "ramfs" | "overlay");
     if takes { c_string(label.as_bytes(), field).map(Some) } else { Ok(None) }
+}
+
+/// The labels that nobody gives on this host.
+pub(crate) fn label_warnings(spec: &Spec, apparmor: bool, selinux: bool) -> Vec<String> {
+    let process = spec.process().as_ref();
+    let filled = |text: Option<&String>| text.is_some_and(|text| !text.is_empty() && text != "unconfined");
+    [
+        ("process.apparmorProfile", process.and_then(|p| p.apparmor_profile().as_ref()), apparmor, NO_APPARMOR),
+        ("process.selinuxLabel", process.and_then(|p| p.selinux_label().as_ref()), selinux, NO_SELINUX),
+        ("linux.mountLabel", spec.linux().as_ref().and_then(|l| l.mount_label().as_ref()), selinux, NO_SELINUX),
+    ]
+    .into_iter()
+    .filter(|(_, text, there, _)| filled(*text) && !there)
+    .map(|(field, _, _, reason)| format!("{field} has no effect: {reason}"))
+    .collect()
 }
 
 #[cfg(test)]
@@ -87,6 +106,9 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+        let mut lenient = host();
+        lenient.labels = Labels::WherePossible;
+        assert_eq!(labels(&process(), &lenient).expect("left out"), []);
         let mut unconfined = process();
         unconfined.set_apparmor_profile(Some("unconfined".into())).set_selinux_label(None);
         assert_eq!(labels(&unconfined, &host()).expect("nothing to do"), []);
@@ -100,6 +122,8 @@ mod tests {
         }
         let mut host = host();
         assert!(context(&spec, &host, "tmpfs").is_err());
+        host.labels = Labels::WherePossible;
+        assert_eq!(context(&spec, &host, "tmpfs").expect("left out"), None);
         host.selinux = true;
         assert_eq!(context(&spec, &host, "tmpfs").expect("a context").as_deref(), Some(c"u:o:t:s0:c1,c2"));
         assert_eq!(context(&spec, &host, "proc").expect("none"), None);

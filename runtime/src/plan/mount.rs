@@ -25,16 +25,26 @@ const OVER_PROC: [&str; 11] = [
     "/proc/sys/crypto/fips_enabled",
 ];
 
+/// Parameters of a tmpfs.
+const OF_TMPFS: [&str; 7] = ["mode", "size", "nr_blocks", "nr_inodes", "uid", "gid", "huge"];
+
 impl Planner<'_> {
     /// Everything from the first mount to the switched root.
     pub(super) fn root(&mut self) -> Result<()> {
         let root_propagation = self.root_propagation()?;
         let hooked = self.hooked();
         self.steps.push(Step::Umask(0));
-        if !self.host.features.mount_setattr {
-            self.steps.push(Step::PrivateProc);
+        if self.unattached() {
+            if root_propagation.is_some() {
+                return Err(invalid("linux.rootfsPropagation", "it needs a mount namespace"));
+            }
+            self.steps.push(Step::TakeRoot);
+        } else {
+            if !self.host.features.mount_setattr {
+                self.steps.push(Step::PrivateProc);
+            }
+            self.steps.push(Step::PrivateMounts);
         }
-        self.steps.push(Step::PrivateMounts);
         // Anywhere will do, and "/" needs no lookup; but hooks want to find it at its path.
         let at = match self.host.root_path {
             Some(path) if hooked => c_path(path, "root.path")?,
@@ -46,7 +56,9 @@ impl Planner<'_> {
             None if self.host.rootless => return Err(invalid("root.path", "without root, a folder is needed")),
             _ => None,
         };
-        self.steps.push(Step::AttachRoot { at, from });
+        if !self.unattached() {
+            self.steps.push(Step::AttachRoot { at, from });
+        }
         let mut deferred = Vec::new();
         let mounts = self.spec.mounts().as_deref().unwrap_or_default();
         for (at, mount) in mounts.iter().enumerate() {
@@ -60,6 +72,7 @@ impl Planner<'_> {
             self.steps.push(Step::Hooks);
         }
         self.steps.push(match self.host.root_switch {
+            _ if self.unattached() => Step::Chroot { elsewhere: false },
             RootSwitch::Pivot => Step::Pivot,
             RootSwitch::Chroot => Step::Chroot { elsewhere },
         });
@@ -68,6 +81,10 @@ impl Planner<'_> {
             self.steps.push(Step::RootPropagation(propagation));
         }
         self.steps.push(Step::Directory(self.program()?.cwd()?));
+        if self.unattached() {
+            // The kernel changes no mount there that lies on another: a read-only copy goes over it.
+            deferred = deferred.into_iter().map(Step::laid_over).collect();
+        }
         self.steps.append(&mut deferred);
         if self.spec.root().as_ref().is_some_and(|root| root.readonly() == Some(true)) {
             self.steps.push(Step::Readonly(Target::new(Path::new("/"), "root.readonly")?));
@@ -104,7 +121,7 @@ impl Planner<'_> {
         root_propagation: Option<u64>,
         deferred: &mut Vec<Step>,
     ) -> Result<()> {
-        let destination = clean(mount.destination());
+        let destination = self.inside(&clean(mount.destination()));
         let target = Target::new(&destination, field)?;
         let mut options = parse(mount.options().as_deref().unwrap_or_default())
             .map_err(|option| unsupported(field, format!("option {option:?}")))?;
@@ -165,7 +182,8 @@ impl Planner<'_> {
             no_links: matches!(kind, "proc" | "sysfs"),
             same_mode: kind == "tmpfs" && !options.data.iter().any(|(key, _)| key == "mode"),
             copy_up: options.copy_up,
-            propagation: options.propagation.map(|(kind, _)| kind),
+            // What is attached nowhere has no peers.
+            propagation: options.propagation.filter(|_| !self.unattached()).map(|(kind, _)| kind),
         }));
         Ok(())
     }
@@ -230,7 +248,9 @@ impl Planner<'_> {
         field: &str,
         root_propagation: Option<u64>,
     ) -> Result<()> {
-        if let Some((key, _)) = options.data.first() {
+        // Those of a filesystem that is made are for nobody here, and are often copied from one list to another.
+        let of_a_new_one = |key: &str| OF_TMPFS.contains(&key);
+        if let Some((key, _)) = options.data.iter().find(|(key, _)| !of_a_new_one(key)) {
             return Err(unsupported(field, format!("option {key:?} of a bind")));
         }
         // The copy of a shared mount is its peer: what the container mounts below it would appear on the host.
@@ -257,9 +277,12 @@ impl Planner<'_> {
         };
         let depth = options.bind.unwrap_or_default();
         let proc = target.path().to_bytes().starts_with(b"proc/") || target.path() == c"proc";
-        if let (Some(source), None) = (self.own(&source), &idmap) {
-            let source = Target::new(&source, field)?;
-            self.steps.push(Step::BindOwn { source, depth, options, target, late });
+        if let Some(own) = self.own(&source)
+            && (idmap.is_none() || !self.in_user_namespace())
+        {
+            let source = Target::new(&own, field)?;
+            let idmap = idmap.map(|(map, depth)| (self.open(Open::Ids(map)), depth));
+            self.steps.push(Step::BindOwn { source, depth, options, idmap, target, late });
             return Ok(());
         }
         if self.host.rootless {
@@ -273,6 +296,13 @@ impl Planner<'_> {
         let slot = self.open(Open::Bind { source, depth, options, idmap, field: field.to_owned() });
         self.steps.push(Step::Bind { slot, target, guarded: !proc, late });
         Ok(())
+    }
+
+    /// A destination that names the root's place on the host as well, as old configurations do, is one inside it.
+    fn inside(&self, destination: &Path) -> PathBuf {
+        let root = self.host.root_path.map(clean).filter(|root| root != Path::new("/"));
+        let below = root.and_then(|root| destination.strip_prefix(root).ok().map(clean));
+        below.filter(|below| below != Path::new("/")).unwrap_or_else(|| destination.to_owned())
     }
 
     /// A source that lies in the container's root, and there in what was mounted before: it is found once that is.

@@ -135,7 +135,13 @@ impl Program<'_> {
             steps.append(&mut filter);
         }
         match pause {
-            Pause::UntilStart => steps.extend([Step::Ready, Step::Gate]),
+            Pause::UntilStart => {
+                steps.extend([Step::Ready, Step::Gate]);
+                if self.host.filter != Some(Filter::Asks) {
+                    // Others may have changed a shared folder during the wait (CVE-2019-5736).
+                    steps.push(Step::FindExecutable);
+                }
+            }
             Pause::None => steps.push(Step::Prepared),
         }
         steps.push(Step::Signals);
@@ -182,6 +188,28 @@ impl Program<'_> {
             Strings::new(environment, spare),
         ))
     }
+}
+
+/// The capabilities that a process will not have though its configuration names them.
+pub(crate) fn capability_warnings(process: &Process, given: u64) -> Vec<String> {
+    let Some(sets) = process.capabilities() else { return Vec::new() };
+    let set = |set: &Option<Capabilities>| set.as_ref().map_or(0, mask);
+    let permitted = set(sets.permitted()) & given;
+    let inheritable = set(sets.inheritable()) & given & set(sets.bounding());
+    let names = |wanted: &Option<Capabilities>, lacking: u64| {
+        let mut names: Vec<String> =
+            wanted.iter().flatten().filter(|c| lacking & 1 << number(**c) != 0).map(ToString::to_string).collect();
+        names.sort_unstable();
+        names
+    };
+    let lacking = names(sets.permitted(), set(sets.permitted()) & !given);
+    let lacking =
+        lacking.into_iter().map(|name| format!("can't give capability {name}: this process does not have it"));
+    let ambient = names(sets.ambient(), set(sets.ambient()) & !(permitted & inheritable));
+    let ambient = ambient
+        .into_iter()
+        .map(|name| format!("can't raise ambient capability {name}: it is not both permitted and inheritable"));
+    lacking.chain(ambient).collect()
 }
 
 fn has_home(process: &Process) -> bool {

@@ -54,6 +54,8 @@ pub(crate) enum Step {
     PrivateProc,
     /// No mount goes from here to the host.
     PrivateMounts,
+    /// Leaves the root attached nowhere.
+    TakeRoot,
     /// Attaches the root somewhere, so that it can be switched to; the tree at a path, if the parent could not open it.
     AttachRoot { at: CString, from: Option<CString> },
     /// Makes and attaches a filesystem.
@@ -63,7 +65,15 @@ pub(crate) enum Step {
     /// Attaches a copy of a part of the host's tree, if the parent could not open it.
     BindHost { source: CString, depth: Depth, options: Options, target: Target, guarded: bool, late: Option<Late> },
     /// Attaches a copy of a part of the container's own tree.
-    BindOwn { source: Target, depth: Depth, options: Options, target: Target, late: Option<Late> },
+    BindOwn {
+        source: Target,
+        depth: Depth,
+        options: Options,
+        /// The user namespace whose ids are shown, and how deep that goes.
+        idmap: Option<(Slot, Depth)>,
+        target: Target,
+        late: Option<Late>,
+    },
     /// Makes a device node.
     Device { target: Target, mode: u32, rdev: u64, uid: u32, gid: u32 },
     /// Makes a symbolic link; `replace` one that is there.
@@ -170,6 +180,16 @@ pub(crate) struct Late {
     pub(crate) propagation: Option<u64>,
 }
 
+impl Step {
+    /// What makes a place read-only by a mount over it.
+    pub(super) fn laid_over(self) -> Self {
+        match self {
+            Self::Readonly(target) => Self::ReadonlyPath(target),
+            step => step,
+        }
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |bytes: &CStr| bytes.to_string_lossy().into_owned();
@@ -195,6 +215,7 @@ impl fmt::Display for Step {
             Self::Sysctl { path, .. } => write!(f, "linux.sysctl: write {}", text(path)),
             Self::PrivateProc => f.write_str("make a procfs of its own"),
             Self::PrivateMounts => f.write_str("make the mounts private"),
+            Self::TakeRoot => f.write_str("open the root"),
             Self::AttachRoot { at, .. } => write!(f, "mount the root at {}", text(at)),
             Self::Mount(filesystem) => write!(f, "mount {} at {}", text(&filesystem.kind), filesystem.target.show()),
             Self::Bind { target, .. } => write!(f, "bind at {}", target.show()),

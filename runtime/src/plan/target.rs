@@ -66,13 +66,6 @@ impl Target {
         self.names.len()
     }
 
-    /// A component's parent, relative to the root, and its name.
-    pub(crate) fn component(&self, at: usize) -> Option<(&CStr, &CStr)> {
-        let name = self.names.get(at)?;
-        let parent = at.checked_sub(1).and_then(|at| self.prefixes.get(at)).map_or(c".", CString::as_c_str);
-        Some((parent, name))
-    }
-
     /// The path as the container sees it.
     pub(crate) fn show(&self) -> String {
         if self.prefixes.is_empty() { "/".to_owned() } else { format!("/{}", self.path().to_string_lossy()) }
@@ -96,8 +89,5 @@ mod tests {
             assert_eq!((target.path(), target.parent(), target.name()), (path, parent, name), "{given}");
         }
         let target = Target::new(Path::new("/a/b/c"), "f").expect("a target");
-        assert_eq!(target.component(0), Some((c".", c"a")));
-        assert_eq!(target.component(2), Some((c"a/b", c"c")));
-        assert_eq!(target.component(3), None);
     }
 }

@@ -12,6 +12,7 @@ mod external;
 mod fallback;
 mod field;
 mod native;
+mod parity;
 mod sandbox;
 mod seccomp;
 mod thread;
@@ -27,6 +28,7 @@ fn main() {
         fallback::trials(),
         field::trials(),
         native::trials(),
+        parity::trials(),
         seccomp::trials(),
         thread::trials(),
         usage::trials(),

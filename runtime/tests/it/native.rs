@@ -707,7 +707,6 @@ fn refusals() -> Outcome {
         ("/linux/maskedPaths", json!(["relative"]), "linux.maskedPaths[0]"),
         ("/process/cwd", json!("relative"), "process.cwd"),
         ("/process/args", json!([]), "process.args"),
-        ("/linux/namespaces", json!([]), "linux.namespaces"),
         ("/linux/namespaces/1/type", json!("pid"), "linux.namespaces[1]"),
         ("/linux/rootfsPropagation", json!("odd"), "linux.rootfsPropagation"),
         ("/ociVersion", json!("2.0.0"), "ociVersion"),
