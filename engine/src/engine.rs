@@ -11,7 +11,7 @@ use estiba_image::{self as image, Layout, OciArchive, Platform, Source};
 use estiba_network::{Driver, PortMapping};
 use estiba_runtime::{External, Native, Runtime};
 use estiba_shim::Runtimes;
-use estiba_storage::Snapshotter;
+use estiba_storage::{Durability as Layers, Overlay, OverlayOptions, Snapshotter};
 use oci_spec::image::Descriptor;
 use oci_spec::runtime::Mount;
 
@@ -316,7 +316,17 @@ impl Inner {
             .map_err(|source| Error::Image { image: request.image.name.clone(), source: Box::new(source) })?;
         // Nor are its layers anybody's rubbish meanwhile.
         let _layers = FolderLock::shared(&self.leases)?;
-        let unpacked = unpack::ensure(&request.image, &self.content, &*self.snapshotter, &self.leases)?;
+        let unpacked = unpack::ensure(&request.image, &self.room())?;
+        // What a container that stays writes could not be had again: so what it stands on must last as it does.
+        if !request.auto_remove
+            && let Some(top) = &unpacked.top
+        {
+            self.snapshotter.sync(top).map_err(|source| Error::Snapshot {
+                operation: "sync",
+                snapshot: top.to_string(),
+                source: Box::new(source),
+            })?;
+        }
         let command = crate::spec::arguments(&request, &unpacked.defaults)?;
         crate::spec::resources(&request.limits)?;
         let id = Id::random()?;
@@ -368,6 +378,12 @@ impl Inner {
         // Whoever had the lock before may have removed the container.
         let record = self.records.read(id)?.ok_or_else(gone)?;
         Ok((lock, record))
+    }
+
+    /// What unpacking needs.
+    pub(crate) fn room(&self) -> unpack::Room {
+        let (content, snapshotter) = (Arc::clone(&self.content), Arc::clone(&self.snapshotter));
+        unpack::Room { content, snapshotter, leases: self.leases.clone() }
     }
 
     /// The snapshotter that holds a container's root: not the engine's own, if the container was made with another.
@@ -474,8 +490,13 @@ fn open_snapshotter(root: &Path, kind: SnapshotterKind) -> Result<Arc<dyn Snapsh
     let failed =
         |source| Error::Snapshot { operation: "open", snapshot: path.display().to_string(), source: Box::new(source) };
     Ok(match kind {
-        SnapshotterKind::Overlay => Arc::new(estiba_storage::Overlay::open(&path).map_err(failed)?),
-        SnapshotterKind::Native => Arc::new(estiba_storage::Native::open(&path).map_err(failed)?),
+        SnapshotterKind::Overlay => {
+            let options = OverlayOptions { durability: Layers::Boot, ..OverlayOptions::default() };
+            Arc::new(Overlay::with_options(&path, options).map_err(failed)?)
+        }
+        SnapshotterKind::Native => {
+            Arc::new(estiba_storage::Native::with_durability(&path, Layers::Boot).map_err(failed)?)
+        }
     })
 }
 

@@ -433,6 +433,9 @@ pub enum Error {
         /// Why.
         source: Box<estiba_storage::Error>,
     },
+    /// Work ended because something that it needs has failed; that says why.
+    #[error("given up because something else failed")]
+    GivenUp,
     /// The container's root is in a snapshotter that this engine does not have.
     #[error("container {} is held by the snapshotter {snapshotter:?}, which this engine does not have", id.short())]
     OtherSnapshotter {

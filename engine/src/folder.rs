@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -34,6 +35,17 @@ impl FolderLock {
             Ok(lock) => Ok(Some(lock)),
             Err(error) if error.raw_os_error() == Some(Errno::EWOULDBLOCK as i32) => Ok(None),
             Err(source) => Err(Error::io("lock", path)(source)),
+        }
+    }
+
+    /// Waits for the lock, but not longer than this: `None` if somebody has it still.
+    pub(crate) fn wait_for(path: &Path, longest: Duration) -> Result<Option<Self>> {
+        let until = Instant::now() + longest;
+        loop {
+            match Self::try_now(path)? {
+                None if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+                lock => return Ok(lock),
+            }
         }
     }
 

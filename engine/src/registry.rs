@@ -1,25 +1,64 @@
 //! Images from registries and to them.
 
-use estiba_image::{Platform, Progress, Push, Reference, Registry};
+use std::sync::Arc;
+
+use estiba_image::{Lease, Platform, Progress, Pulled, Push, Reference, Registry, Taps};
 use oci_spec::image::Descriptor;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::folder::FolderLock;
 use crate::images::Image;
+use crate::unpack::{self, Arrivals};
 
 impl Engine {
     /// Fetches an image for this machine's platform from a registry, and gives it the reference's name. What is there is not fetched.
+    ///
+    /// As root, its layers become snapshots while they come: each is received, hashed, stored, inflated, hashed and applied at once.
     ///
     /// Needs a tokio runtime with I/O and time.
     pub async fn pull(&self, registry: &Registry, reference: &Reference, progress: &Progress) -> Result<Image> {
         let failed = |source| Error::Image { image: reference.familiar(), source: Box::new(source) };
         // What comes in is held until it has its name.
         let lease = self.blocking(|inner| inner.content.lease().map_err(content)).await?;
-        let pulled = registry.pull(reference, &lease, &Platform::host(), progress).await.map_err(failed)?;
+        if !nix::unistd::geteuid().is_root() {
+            let pulled = registry.pull(reference, &lease, &Platform::host(), progress).await.map_err(failed)?;
+            return self.name_pulled(pulled, (lease, None)).await;
+        }
+        let arrivals = Arc::new(Arrivals::default());
+        // Whatever becomes of this future, the threads below end.
+        let _end = End(Arc::clone(&arrivals));
+        let unpacking = {
+            let (arrivals, name) = (Arc::clone(&arrivals), reference.familiar());
+            self.blocking(move |inner| unpack::while_it_comes(&name, &arrivals, &inner.room()))
+        };
+        let platform = Platform::host();
+        let (pulled, unpacked) = {
+            let taps: Arc<dyn Taps> = arrivals.clone();
+            let pulling = registry.pull_with(reference, &lease, &platform, progress, Some(taps));
+            tokio::pin!(unpacking, pulling);
+            tokio::select! {
+                pulled = &mut pulling => {
+                    arrivals.end();
+                    // Nothing is half done when an error is told.
+                    (pulled.map_err(failed), unpacking.await)
+                }
+                unpacked = &mut unpacking => match unpacked {
+                    // A layer that cannot be unpacked: the rest is not worth fetching.
+                    Err(error) => return Err(error),
+                    Ok(lock) => (pulling.await.map_err(failed), Ok(lock)),
+                },
+            }
+        };
+        self.name_pulled(pulled?, (lease, Some(unpacked?))).await
+    }
+
+    /// Gives a pulled image its name. What it consists of is held until then.
+    async fn name_pulled(&self, pulled: Pulled, held: (Lease, Option<FolderLock>)) -> Result<Image> {
         self.blocking(move |inner| {
             inner.content.tag(&pulled.name, &pulled.root).map_err(content)?;
             inner.tell_image("pull", &pulled.name);
-            drop(lease);
+            drop(held);
             Ok(Image { name: pulled.name, manifest: pulled.manifest })
         })
         .await
@@ -51,6 +90,15 @@ impl Engine {
             Ok(sent)
         })
         .await
+    }
+}
+
+/// Ends a pull's arrivals when it is dropped.
+struct End(Arc<Arrivals>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 

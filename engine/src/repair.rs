@@ -84,6 +84,10 @@ pub(crate) fn run(inner: &Inner) -> Result<Watch> {
                 "what a network had before the boot could not be undone"
             );
         }
+        // Layers that a power cut may have taken bytes of: they are unpacked again when they are wanted.
+        if let Err(error) = inner.snapshotter.repair() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the snapshots could not be repaired");
+        }
         inner.records.remove_stale_names()?;
         inner.records.know_boot()?;
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use estiba_image::{DockerArchive, Export, Loaded, Platform, Reference, Stored};
 use estiba_storage::{Name, SnapshotId};
@@ -18,6 +19,9 @@ use crate::record::Record;
 
 /// The most that [`Engine::load_stream`] takes.
 const MAX_STREAM: u64 = 64 << 30;
+
+/// How long a removal waits for those who unpack layers.
+const UNPACKS: Duration = Duration::from_secs(2);
 
 /// What [`Engine::remove_image`] did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -333,13 +337,16 @@ impl Inner {
     /// Removes blobs that no name and no container leads to, and the snapshots of layers that no image has. Returns the bytes of
     /// the blobs.
     pub(crate) fn collect(&self) -> Result<u64> {
-        // Exclusive against unpacks: a layer that is new is not yet anybody's.
-        let _alone = FolderLock::wait(&self.leases)?;
+        // Exclusive against unpacks: a layer that is new is not yet anybody's. A pull may take long: then the next removal does it.
+        let alone = FolderLock::wait_for(&self.leases, UNPACKS)?;
         let used = self.images_in_use()?;
         let mut roots: Vec<Descriptor> = used.values().map(|(manifest, _)| manifest.clone()).collect();
         let collected = self.content.collect(&roots).map_err(content)?;
         for stored in self.content.stored().map_err(content)? {
             roots.extend(stored.platforms.into_iter().map(|one| one.manifest));
+        }
+        if alone.is_none() {
+            return Ok(collected.bytes);
         }
         let mut chains = HashSet::new();
         for root in &roots {

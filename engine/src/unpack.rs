@@ -1,11 +1,16 @@
 //! Unpack: an image's layers become committed snapshots, named by their chain ids. Here image and storage meet.
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
-use estiba_image::{ContentStore, Layout, Platform, Provider, Verified};
+use estiba_image::{ContentStore, Follower, Layout, Platform, Provider, Verified};
 use estiba_storage::layer::{self, Compression, Limits, Target};
 use estiba_storage::{Key, Name, SnapshotId, Snapshotter};
+use oci_spec::image::Digest;
 
 use crate::error::{Error, Result};
 use crate::folder::{self, FolderLock};
@@ -21,39 +26,81 @@ pub(crate) struct Unpacked {
     pub(crate) defaults: ImageDefaults,
 }
 
+/// How many layers are unpacked at once, at most. Each has two threads and some megabytes of memory; those that come wait for their
+/// bytes, and those that are done for the layer below them.
+const AT_ONCE: usize = 8;
+
+/// What unpacking needs of an engine.
+#[derive(Debug, Clone)]
+pub(crate) struct Room {
+    pub(crate) content: Arc<Layout>,
+    pub(crate) snapshotter: Arc<dyn Snapshotter>,
+    /// The folder of leases.
+    pub(crate) leases: PathBuf,
+}
+
 /// Makes sure that every layer of the image is a committed snapshot. Cheap if they are.
-pub(crate) fn ensure(
-    image: &Image,
-    content: &Layout,
-    snapshotter: &dyn Snapshotter,
-    leases: &Path,
-) -> Result<Unpacked> {
-    let loaded = load(image, content)?;
-    let defaults = defaults(&loaded);
-    let chain: Vec<Name> = loaded
-        .chain_ids()
-        .iter()
-        .map(|id| id.to_string().parse())
-        .collect::<std::result::Result<_, estiba_storage::Error>>()
-        .map_err(|source| Error::Snapshot {
-            operation: "name",
-            snapshot: image.name.clone(),
-            source: Box::new(source),
-        })?;
-    let unpacked = Unpacked { top: chain.last().cloned(), defaults };
+pub(crate) fn ensure(image: &Image, room: &Room) -> Result<Unpacked> {
+    let loaded = load(image, &room.content)?;
+    let chain = chain(&image.name, &loaded)?;
+    layers(&image.name, &loaded, &chain, room, &Sources::Stored)?;
+    Ok(Unpacked { top: chain.last().cloned(), defaults: defaults(&loaded) })
+}
+
+/// The names of the snapshots of an image's layers, the lowest first.
+fn chain(name: &str, image: &estiba_image::Image) -> Result<Vec<Name>> {
+    let ids = image.chain_ids();
+    let names = ids.iter().map(|id| id.to_string().parse());
+    names.collect::<std::result::Result<_, estiba_storage::Error>>().map_err(|source| Error::Snapshot {
+        operation: "name",
+        snapshot: name.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+/// Where the bytes of layers are.
+pub(crate) enum Sources<'a> {
+    /// All in the content store.
+    Stored,
+    /// On their way.
+    Coming(&'a Arrivals),
+}
+
+/// Unpacks the layers that are no snapshots yet, side by side where the snapshotter can.
+pub(crate) fn layers(
+    name: &str,
+    image: &estiba_image::Image,
+    chain: &[Name],
+    room: &Room,
+    sources: &Sources<'_>,
+) -> Result<()> {
     // The top stands on all others: if it is there, they are.
-    if chain.last().is_none_or(|top| exists(snapshotter, top)) {
-        return Ok(unpacked);
+    if chain.last().is_none_or(|top| exists(&*room.snapshotter, top)) {
+        return Ok(());
     }
-    let mut parent: Option<&Name> = None;
-    for (name, layer) in chain.iter().zip(loaded.layers()) {
-        if !exists(snapshotter, name) {
-            let work = Work { image, content, snapshotter, leases };
-            work.layer(name, parent, &layer.descriptor, layer.diff_id.as_ref())?;
+    let there = chain.iter().take_while(|name| exists(&*room.snapshotter, name)).count();
+    let missing = chain.len() - there;
+    let work = Work {
+        image: name,
+        room,
+        sources,
+        layers: chain.iter().zip(image.layers()).collect(),
+        done: Arc::new(Done { state: Mutex::new(Progress { done: there, failed: None }), changed: Condvar::new() }),
+        next: AtomicUsize::new(there),
+    };
+    thread::scope(|scope| {
+        // This thread is the first worker.
+        for number in 1..missing.min(AT_ONCE) {
+            let begun = thread::Builder::new().name(format!("unpack-{number}")).spawn_scoped(scope, || work.some());
+            if begun.is_err() {
+                // Fewer do it, too.
+                break;
+            }
         }
-        parent = Some(name);
-    }
-    Ok(unpacked)
+        work.some();
+    });
+    let mut state = work.done.state.lock().unwrap_or_else(PoisonError::into_inner);
+    state.failed.take().map_or(Ok(()), Err)
 }
 
 /// How the image says that it is run.
@@ -70,48 +117,198 @@ fn exists(snapshotter: &dyn Snapshotter, name: &Name) -> bool {
     snapshotter.stat(&SnapshotId::Name(name.clone())).is_ok()
 }
 
+/// How far an image is unpacked.
+#[derive(Debug)]
+struct Done {
+    state: Mutex<Progress>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Progress {
+    /// So many layers, from below, are committed snapshots.
+    done: usize,
+    /// What went wrong first. Then nothing is begun any more.
+    failed: Option<Error>,
+}
+
+impl Done {
+    /// Waits until the layers below this one are snapshots. False if that will not be.
+    fn wait_below(&self, position: usize) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while state.done < position && state.failed.is_none() {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.failed.is_none()
+    }
+
+    fn is_below_done(&self, position: usize) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).done >= position
+    }
+
+    /// Notes that a layer is a snapshot now; those below it are.
+    fn add(&self, position: usize) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).done = position + 1;
+        self.changed.notify_all();
+    }
+
+    fn fail(&self, error: Error) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).failed.get_or_insert(error);
+        self.changed.notify_all();
+    }
+}
+
 struct Work<'a> {
-    image: &'a Image,
-    content: &'a Layout,
-    snapshotter: &'a dyn Snapshotter,
-    leases: &'a Path,
+    image: &'a str,
+    room: &'a Room,
+    sources: &'a Sources<'a>,
+    /// The snapshot's name and the layer.
+    layers: Vec<(&'a Name, &'a estiba_image::Layer)>,
+    done: Arc<Done>,
+    /// The layer that is begun next: always the lowest, so that nobody waits for one that nobody does.
+    next: AtomicUsize,
+}
+
+/// How filling a snapshot ended.
+enum Filled {
+    Whole,
+    /// The bytes were given up by whoever fetches them; they come again.
+    Void,
 }
 
 impl Work<'_> {
-    fn layer(
-        &self,
-        name: &Name,
-        parent: Option<&Name>,
-        descriptor: &oci_spec::image::Descriptor,
-        diff_id: &str,
-    ) -> Result<()> {
-        let lease = Lease::new(self.leases)?;
-        let snapshot = |operation| {
-            let snapshot = lease.key.to_string();
-            move |source| Error::Snapshot { operation, snapshot, source: Box::new(source) }
-        };
-        let mounts = self.snapshotter.prepare(&lease.key, parent).map_err(snapshot("prepare"))?;
-        let filled = self.fill(&mounts, descriptor, diff_id).map_err(|error| self.blame(descriptor, error));
-        let made = filled.and_then(|()| {
-            match self.snapshotter.commit(name, &lease.key) {
-                Ok(()) => Ok(true),
+    /// Unpacks layers until there are none left.
+    fn some(&self) {
+        loop {
+            let position = self.next.fetch_add(1, Ordering::Relaxed);
+            if position >= self.layers.len() {
+                return;
+            }
+            match self.layer(position) {
+                Ok(()) => self.done.add(position),
+                Err(error) => {
+                    self.done.fail(error);
+                    if let Sources::Coming(arrivals) = self.sources {
+                        arrivals.wake();
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn layer(&self, position: usize) -> Result<()> {
+        let (name, layer) = self.layers[position];
+        loop {
+            let source = match self.sources {
+                Sources::Stored => Source::Stored,
+                Sources::Coming(arrivals) => arrivals.take(layer.descriptor.digest(), &self.done)?,
+            };
+            if matches!(self.unpack(position, name, layer, source)?, Filled::Whole) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn unpack(&self, position: usize, name: &Name, layer: &estiba_image::Layer, source: Source) -> Result<Filled> {
+        let snapshotter = &self.room.snapshotter;
+        let lease = Lease::new(&self.room.leases)?;
+        let filled = self.prepare(position, &lease.key).and_then(|target| self.fill(&target, layer, source));
+        let made = filled.and_then(|filled| {
+            if matches!(filled, Filled::Void) {
+                return Ok((filled, false));
+            }
+            match snapshotter.commit(name, &lease.key) {
+                Ok(()) => Ok((filled, true)),
                 // Somebody else was quicker: theirs is as good.
-                Err(estiba_storage::Error::AlreadyExists { .. }) => Ok(false),
-                Err(source) => Err(snapshot("commit")(source)),
+                Err(estiba_storage::Error::AlreadyExists { .. }) => Ok((filled, false)),
+                Err(source) => Err(snapshot("commit", &lease.key)(source)),
             }
         });
-        if !matches!(made, Ok(true)) {
-            remove(self.snapshotter, &lease.key)?;
+        if !matches!(made, Ok((_, true))) {
+            remove(&**snapshotter, &lease.key)?;
         }
         lease.end()?;
-        made.map(drop)
+        made.map(|(filled, _)| filled)
+    }
+
+    /// Makes the snapshot that a layer goes to. What lies below it may still be on its way, if the snapshotter can do that.
+    fn prepare(&self, position: usize, key: &Key) -> Result<Target> {
+        let snapshotter = &self.room.snapshotter;
+        let parent = position.checked_sub(1).map(|below| self.layers[below].0);
+        if let Some(parent) = parent
+            && !self.done.is_below_done(position)
+        {
+            if let Some(late) = snapshotter.late_parent() {
+                let mounts = late.prepare_late(key).map_err(snapshot("prepare", key))?;
+                let (done, snapshotter) = (Arc::clone(&self.done), Arc::clone(snapshotter));
+                let (key, parent) = (key.clone(), parent.clone());
+                let settled = move || {
+                    let unknown = || estiba_storage::Error::ParentUnknown { id: SnapshotId::Key(key.clone()) };
+                    if !done.wait_below(position) {
+                        return Err(unknown());
+                    }
+                    snapshotter.late_parent().ok_or_else(unknown)?.set_parent(&key, &parent)
+                };
+                return Target::late(&mounts, settled).map_err(|source| self.unpack_error(position, source));
+            }
+            if !self.done.wait_below(position) {
+                let id = SnapshotId::Key(key.clone());
+                return Err(snapshot("prepare", key)(estiba_storage::Error::ParentUnknown { id }));
+            }
+        }
+        let mounts = snapshotter.prepare(key, parent).map_err(snapshot("prepare", key))?;
+        Target::from_mounts(&mounts).map_err(|source| self.unpack_error(position, source))
+    }
+
+    fn unpack_error(&self, position: usize, source: estiba_storage::Error) -> Error {
+        let layer = self.layers[position].1.descriptor.digest().to_string();
+        Error::Unpack { image: self.image.to_owned(), layer, source: Box::new(source) }
+    }
+
+    fn fill(&self, target: &Target, layer: &estiba_image::Layer, source: Source) -> Result<Filled> {
+        let descriptor = &layer.descriptor;
+        match source {
+            Source::Stored => {
+                let blob = self
+                    .room
+                    .content
+                    .open(descriptor)
+                    .map_err(|source| Error::Image { image: self.image.to_owned(), source: Box::new(source) })?;
+                // The content store has verified the blob when it took it in; what is unpacked is held against the diff id.
+                match self.apply(blob.take(descriptor.size()), target, layer) {
+                    Ok(()) => Ok(Filled::Whole),
+                    Err(error) => Err(self.blame(descriptor, error)),
+                }
+            }
+            Source::Coming(mut blob) => match self.apply(&mut blob, target, layer) {
+                Ok(()) => Ok(Filled::Whole),
+                Err(_) if blob.is_void() => Ok(Filled::Void),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn apply(&self, blob: impl Read, target: &Target, layer: &estiba_image::Layer) -> Result<()> {
+        let (image, digest) = (self.image.to_owned(), layer.descriptor.digest().to_string());
+        let compression = Compression::from_media_type(layer.descriptor.media_type().as_ref()).unwrap_or_default();
+        let applied = match layer::apply(blob, compression, target, &Limits::default()) {
+            Ok(applied) => applied,
+            Err(source) => return Err(Error::Unpack { image, layer: digest, source: Box::new(source) }),
+        };
+        let (found, expected): (_, &str) = (applied.diff_id(), layer.diff_id.as_ref());
+        if found != expected {
+            return Err(Error::DiffId { image, layer: digest, found, expected: expected.to_owned() });
+        }
+        Ok(())
     }
 
     /// What really was wrong, if a layer could not be unpacked: a blob that was damaged after the content store had taken
     /// it in is removed, so that the next import brings it again. An import alone only looks at the size.
     fn blame(&self, descriptor: &oci_spec::image::Descriptor, error: Error) -> Error {
-        let location = self.content.path().display().to_string();
-        let verified = self.content.open(descriptor).and_then(|blob| Verified::new(blob, descriptor, &location));
+        let content = &self.room.content;
+        let location = content.path().display().to_string();
+        let verified = content.open(descriptor).and_then(|blob| Verified::new(blob, descriptor, &location));
         let Ok(mut verified) = verified else { return error };
         let Err(source) = io::copy(&mut verified, &mut io::sink()) else { return error };
         // Nothing but other content says that the blob is damaged; a disk that cannot be read now may be readable later.
@@ -119,36 +316,118 @@ impl Work<'_> {
             return error;
         }
         let layer = descriptor.digest().to_string();
-        match self.content.remove(descriptor.digest()) {
-            Ok(()) => Error::DamagedBlob { image: self.image.name.clone(), layer, source },
+        match content.remove(descriptor.digest()) {
+            Ok(()) => Error::DamagedBlob { image: self.image.to_owned(), layer, source },
             Err(source) => Error::Content { source: Box::new(source) },
         }
     }
+}
 
-    fn fill(
-        &self,
-        mounts: &[oci_spec::runtime::Mount],
-        descriptor: &oci_spec::image::Descriptor,
-        diff_id: &str,
-    ) -> Result<()> {
-        let layer = descriptor.digest().to_string();
-        let unpack =
-            |source| Error::Unpack { image: self.image.name.clone(), layer: layer.clone(), source: Box::new(source) };
-        let target = Target::from_mounts(mounts).map_err(unpack)?;
-        let blob = self
-            .content
-            .open(descriptor)
-            .map_err(|source| Error::Image { image: self.image.name.clone(), source: Box::new(source) })?;
-        let compression = Compression::from_media_type(descriptor.media_type().as_ref()).unwrap_or_default();
-        // The content store has verified the blob when it took it in; what is unpacked is held against the diff id below.
-        let applied =
-            layer::apply(blob.take(descriptor.size()), compression, &target, &Limits::default()).map_err(unpack)?;
-        let found = applied.diff_id();
-        if found != diff_id {
-            return Err(Error::DiffId { image: self.image.name.clone(), layer, found, expected: diff_id.to_owned() });
-        }
-        Ok(())
+fn snapshot(operation: &'static str, key: &Key) -> impl FnOnce(estiba_storage::Error) -> Error + use<> {
+    let snapshot = key.to_string();
+    move |source| Error::Snapshot { operation, snapshot, source: Box::new(source) }
+}
+
+/// Where a layer's bytes are.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Stored,
+    Coming(Follower),
+}
+
+/// The layers of an image that is being pulled, as they come.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals {
+    state: Mutex<Arrived>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Arrived {
+    image: Option<Arc<estiba_image::Image>>,
+    layers: HashMap<String, Source>,
+    over: bool,
+}
+
+impl Arrivals {
+    fn lock(&self) -> MutexGuard<'_, Arrived> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The pull has ended: no more comes.
+    pub(crate) fn end(&self) {
+        self.lock().over = true;
+        self.changed.notify_all();
+    }
+
+    /// Lets those who wait look around.
+    fn wake(&self) {
+        // With the lock: nobody is between his look and his wait.
+        drop(self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Waits for the image that is pulled; `None` if the pull has ended before it was known.
+    pub(crate) fn image(&self) -> Option<Arc<estiba_image::Image>> {
+        let mut state = self.lock();
+        loop {
+            match &state.image {
+                Some(image) => return Some(Arc::clone(image)),
+                None if state.over => return None,
+                None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
+    }
+
+    /// Waits for a layer to come. Its bytes on their way can be had once; after that it is waited for in the store.
+    fn take(&self, digest: &Digest, done: &Done) -> Result<Source> {
+        let digest = digest.to_string();
+        let mut state = self.lock();
+        loop {
+            if matches!(state.layers.get(&digest), Some(Source::Stored)) {
+                return Ok(Source::Stored);
+            }
+            if let Some(coming) = state.layers.remove(&digest) {
+                return Ok(coming);
+            }
+            // Somebody else says what is wrong.
+            if state.over || !done.wait_below(0) {
+                return Err(Error::GivenUp);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    #[cfg(feature = "registry")]
+    fn put(&self, layer: &oci_spec::image::Descriptor, source: Source) {
+        self.lock().layers.insert(layer.digest().to_string(), source);
+        self.changed.notify_all();
+    }
+}
+
+#[cfg(feature = "registry")]
+impl estiba_image::Taps for Arrivals {
+    fn image(&self, image: &Arc<estiba_image::Image>) {
+        self.lock().image = Some(Arc::clone(image));
+        self.changed.notify_all();
+    }
+
+    fn coming(&self, layer: &oci_spec::image::Descriptor, blob: Follower) {
+        self.put(layer, Source::Coming(blob));
+    }
+
+    fn stored(&self, layer: &oci_spec::image::Descriptor) {
+        self.put(layer, Source::Stored);
+    }
+}
+
+/// Unpacks the image that a pull brings, while it comes. What it has made stays until the lock is given up.
+#[cfg(feature = "registry")]
+pub(crate) fn while_it_comes(name: &str, arrivals: &Arrivals, room: &Room) -> Result<FolderLock> {
+    let lock = FolderLock::shared(&room.leases)?;
+    let Some(image) = arrivals.image() else { return Ok(lock) };
+    layers(name, &image, &chain(name, &image)?, room, &Sources::Coming(arrivals))?;
+    Ok(lock)
 }
 
 /// Removes an active snapshot; one that is not there is fine.

@@ -5,6 +5,7 @@ mod folder;
 mod index;
 mod ingest;
 mod lease;
+mod part;
 
 use std::fs::DirBuilder;
 use std::io::Read;
@@ -26,6 +27,9 @@ pub use self::index::Listing;
 pub(crate) use self::index::{IMAGE_NAME, REF_NAME, list};
 pub(crate) use self::ingest::Spool;
 pub use self::lease::Lease;
+pub use self::part::Follower;
+#[cfg(feature = "registry")]
+pub(crate) use self::part::{Claim, Part};
 
 const LAYOUT_FILE: &str = "oci-layout";
 const INDEX_FILE: &str = "index.json";
@@ -84,7 +88,7 @@ impl Layout {
         if !check(&root)? {
             create(&root)?;
         }
-        ingest::clean(&root)?;
+        ingest::clean(&root, ingest::Parts::Keep)?;
         Ok(Self { root: Arc::new(root) })
     }
 
@@ -173,7 +177,7 @@ impl Layout {
 
     /// A lease on blobs of this layout.
     pub fn lease(&self) -> Result<Lease> {
-        ingest::clean(&self.root)?;
+        ingest::clean(&self.root, ingest::Parts::Keep)?;
         Lease::new(self.clone())
     }
 
@@ -260,7 +264,7 @@ impl ContentStore for Layout {
     }
 
     fn ingest(&self) -> Result<Box<dyn Ingest>> {
-        ingest::clean(&self.root)?;
+        ingest::clean(&self.root, ingest::Parts::Keep)?;
         Ok(Box::new(ingest::BlobIngest::begin(&self.root, None)?))
     }
 

@@ -37,7 +37,7 @@ pub use docker_archive::DockerArchive;
 pub use error::{ArchiveProblem, Error, Result};
 pub use image::{Image, Layer};
 pub use layer::{LayerWriter, import_layer};
-pub use layout::{Check, Collected, ImageUsage, Layout, Lease, Listing, Problem, Usage};
+pub use layout::{Check, Collected, Follower, ImageUsage, Layout, Lease, Listing, Problem, Usage};
 pub use load::Loaded;
 pub use oci_archive::OciArchive;
 pub use platform::Platform;
@@ -46,7 +46,7 @@ pub use reference::Reference;
 #[cfg(feature = "registry")]
 pub use registry::{
     BlobState, Credential, Credentials, Event, Mirror, Progress, Proxies, Pulled, Pulls, Push, Registries, Registry,
-    RegistryProblem, Rule, Settings as RegistrySettings, Tap, Taps,
+    RegistryProblem, Rule, Settings as RegistrySettings, Taps,
 };
 pub use save::Export;
 pub use source::{Imported, Source};

@@ -40,7 +40,7 @@ use crate::{Error, Reference, Result};
 
 pub use self::credentials::{Credential, Credentials};
 pub use self::problem::RegistryProblem;
-pub use self::progress::{BlobState, Event, Progress, Tap, Taps};
+pub use self::progress::{BlobState, Event, Progress, Taps};
 pub use self::proxy::Proxies;
 pub use self::pull::Pulled;
 pub use self::push::Push;
@@ -63,7 +63,7 @@ pub struct Settings {
     pub authorities: Option<PathBuf>,
     /// A folder of more such files.
     pub authorities_folder: Option<PathBuf>,
-    /// How many layers of an image move at once.
+    /// How many layers of an image move at once. A large layer may use the connections that no other layer needs.
     pub parallel: usize,
     /// How often a thing is tried that may go better the next time.
     pub attempts: u32,

@@ -66,6 +66,18 @@ pub enum Error {
         /// One of its children.
         child: SnapshotId,
     },
+    /// A snapshot that was prepared without its parent cannot be committed before it has one.
+    #[error("snapshot {id} has not got its parent yet")]
+    ParentUnknown {
+        /// The snapshot.
+        id: SnapshotId,
+    },
+    /// The parent of a snapshot is not changed.
+    #[error("snapshot {id} has its parent already")]
+    HasParent {
+        /// The snapshot.
+        id: SnapshotId,
+    },
     /// A view cannot be committed.
     #[error("snapshot {id} is a read-only view and cannot be committed")]
     NotActive {
@@ -157,6 +169,20 @@ pub enum Error {
         there: &'static str,
         /// What the archive has.
         wanted: &'static str,
+    },
+    /// The file system of the target is full, or the quota is used up.
+    #[error("{operation} {entry:?} from archive: the file system of {path} is full, {free} bytes are free; free some space or choose another root", path = path.display())]
+    NoSpace {
+        /// What was being done.
+        operation: &'static str,
+        /// The entry's name, as the archive spells it.
+        entry: String,
+        /// The folder that the archive was written to.
+        path: PathBuf,
+        /// Bytes that are free for this process.
+        free: u64,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// An entry of the archive could not be written.
     #[error("{operation} {entry:?} from archive")]

@@ -172,7 +172,8 @@ fn spell(sha256: &[u8; 32]) -> String {
 pub fn apply(reader: impl Read, compression: Compression, target: &Target, limits: &Limits) -> Result<Applied> {
     stream::run(reader, compression, limits, |input| {
         let mut archive = Archive::new(input, limits);
-        let skipped_xattrs = extract::all(&mut archive, target, limits, &Rules::default())?;
+        let skipped_xattrs =
+            extract::all(&mut archive, target, limits, &Rules::default()).map_err(|error| target.explain(error))?;
         let entries = archive.entries;
         let (diff_id_sha256, bytes) = archive.into_source().finish()?;
         Ok(Applied { diff_id_sha256, bytes, entries, skipped_xattrs })

@@ -24,4 +24,4 @@ pub use error::{Error, Result};
 pub use name::{Key, Name, SnapshotId, VolumeName};
 pub use native::Native;
 pub use overlay::{Overlay, OverlayOptions, Writes};
-pub use snapshotter::{Durability, Info, Kind, Repaired, Snapshotter, Usage};
+pub use snapshotter::{Durability, Info, Kind, LateParent, Repaired, Snapshotter, Usage};

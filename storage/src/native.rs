@@ -42,7 +42,7 @@ impl Native {
     fn describe(&self, key: &Key, record: &Record) -> Vec<Mount> {
         let own = format!("{}/fs", self.store.key_path(key).display());
         match (record.made, &record.parent) {
-            (Made::Active, _) => bind(&own, "rw"),
+            (Made::Active | Made::Late, _) => bind(&own, "rw"),
             (Made::View, None) => bind(&own, "ro"),
             (Made::View, Some(parent)) => self.committed(parent),
         }
@@ -101,6 +101,14 @@ impl Snapshotter for Native {
 
     fn remove(&self, id: &SnapshotId) -> Result<()> {
         self.store.remove(id)
+    }
+
+    fn sync(&self, name: &Name) -> Result<()> {
+        self.store.sync(name)
+    }
+
+    fn repair(&self) -> Result<Repaired> {
+        self.store.repair()
     }
 
     fn walk(&self, visit: &mut dyn FnMut(&Info) -> ControlFlow<()>) -> Result<()> {

@@ -13,7 +13,7 @@ use rustix::fs::{Gid, Mode, Timestamps, Uid};
 
 use crate::record::{Made, Record};
 use crate::store::{Links, Parent, Store, lowers};
-use crate::{Durability, Error, Info, Key, Name, Repaired, Result, SnapshotId, Snapshotter, Usage, sys};
+use crate::{Durability, Error, Info, Key, LateParent, Name, Repaired, Result, SnapshotId, Snapshotter, Usage, sys};
 
 /// How the kernel is to treat writes to an active snapshot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -76,6 +76,10 @@ impl Overlay {
             (Made::Active, Some(_)) => {
                 let stack = self.stack(&record.lowers);
                 let folders = [stack, format!("upperdir={}", own("fs")), format!("workdir={}", own("work"))];
+                overlay(self.options.iter().cloned().chain(folders).collect())
+            }
+            (Made::Late, _) => {
+                let folders = [format!("upperdir={}", own("fs")), format!("workdir={}", own("work"))];
                 overlay(self.options.iter().cloned().chain(folders).collect())
             }
         }
@@ -219,7 +223,37 @@ impl Snapshotter for Overlay {
         self.store.remove(id)
     }
 
+    fn sync(&self, name: &Name) -> Result<()> {
+        self.store.sync(name)
+    }
+
+    fn repair(&self) -> Result<Repaired> {
+        self.store.repair()
+    }
+
     fn walk(&self, visit: &mut dyn FnMut(&Info) -> ControlFlow<()>) -> Result<()> {
         self.store.walk(visit)
+    }
+
+    fn late_parent(&self) -> Option<&dyn LateParent> {
+        Some(self)
+    }
+}
+
+impl LateParent for Overlay {
+    fn prepare_late(&self, key: &Key) -> Result<Vec<Mount>> {
+        let record = self.store.create(Made::Late, key, None, |folder, path, _| create_root(folder, path, None))?;
+        Ok(self.describe(key, &record))
+    }
+
+    fn set_parent(&self, key: &Key, parent: &Name) -> Result<Vec<Mount>> {
+        let record = self.store.set_parent(key, parent, |folder, path| {
+            match rustix::fs::mkdirat(folder, OsStr::new("work"), Mode::RWXU) {
+                // A process that was killed in between has left it.
+                Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+                Err(errno) => Err(Error::io("create work folder in", path)(errno)),
+            }
+        })?;
+        Ok(self.describe(key, &record))
     }
 }

@@ -10,6 +10,9 @@ use crate::{Error, Name, Result};
 /// The file in each snapshot's folder.
 pub(crate) const FILE: &str = "record.json";
 
+/// The file beside it that says that all of the snapshot is on disk, though its record says otherwise.
+pub(crate) const SYNCED: &str = "synced";
+
 /// Largest record: 500 layers have about 5 KiB.
 pub(crate) const MAX: usize = 1 << 20;
 
@@ -18,6 +21,8 @@ pub(crate) const MAX: usize = 1 << 20;
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Made {
     Active,
+    /// Active, and its parent is named later.
+    Late,
     View,
 }
 
@@ -31,6 +36,9 @@ pub(crate) struct Record {
     /// removed, so that the list stays true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) lowers: Vec<String>,
+    /// In which boot the snapshot was committed without a sync. After that boot it counts for nothing, unless it was synced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unsynced: Option<String>,
     /// The short link of this snapshot, chosen when it is committed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) link: Option<String>,

@@ -47,6 +47,10 @@ pub enum Durability {
     /// A committed snapshot is on disk, with all its data, before its name appears (`syncfs`).
     #[default]
     Commit,
+    /// Nothing is waited for, and a power cut costs whole snapshots, never parts of them: one that was committed since the
+    /// machine was started is gone after the next start, unless [`Snapshotter::sync`] has made it last. For layers, which
+    /// can be unpacked again.
+    Boot,
     /// Nothing is waited for: after a power cut a committed snapshot may have empty files. A killed process still
     /// loses nothing. For machines that are thrown away.
     None,
@@ -57,7 +61,7 @@ pub enum Durability {
 pub struct Repaired {
     /// Half-made or half-removed snapshots that were removed.
     pub leftovers: usize,
-    /// Active snapshots whose record a power cut took; removed.
+    /// Snapshots whose record, or whose promise to last, a power cut took; removed.
     pub torn: usize,
     /// Short links that led nowhere (removed) or were missing (made anew).
     pub links: usize,
@@ -106,4 +110,39 @@ pub trait Snapshotter: Debug + Send + Sync {
     /// Calls `visit` with every snapshot, in no order, until it breaks. Snapshots that come or go meanwhile may be
     /// missed; one that is committed meanwhile may come as both.
     fn walk(&self, visit: &mut dyn FnMut(&Info) -> ControlFlow<()>) -> Result<()>;
+
+    /// Makes a committed snapshot, and all that it stands on, last through a power cut. Cheap if they do. For what cannot be
+    /// had again, before it is based on the snapshot. `NotFound`.
+    fn sync(&self, _name: &Name) -> Result<()> {
+        Ok(())
+    }
+
+    /// Finds and removes what killed processes and power cuts left behind. Other processes may go on meanwhile.
+    fn repair(&self) -> Result<Repaired> {
+        Ok(Repaired::default())
+    }
+
+    /// The ability to fill a snapshot before its parent is there, if the snapshotter has it.
+    fn late_parent(&self) -> Option<&dyn LateParent> {
+        None
+    }
+}
+
+/// Snapshots that are filled while their parents are still being made: so the layers of an image are unpacked side by side.
+///
+/// 1. [`prepare_late`](Self::prepare_late) a snapshot for each layer but the lowest, and fill them all, in any order, through
+///    [`layer::Target::late`](crate::layer::Target::late).
+/// 2. When the parent is committed, [`set_parent`](Self::set_parent): from then on the snapshot is what
+///    [`prepare`](Snapshotter::prepare) on this parent would have made, with what was written to it.
+/// 3. [`commit`](Snapshotter::commit) it.
+///
+/// A copying snapshotter cannot do this: its snapshots begin with what the parent has.
+pub trait LateParent: Snapshotter {
+    /// Makes a writable snapshot whose parent is named later. The mounts say where the layer itself goes; they cannot be
+    /// performed yet. `AlreadyExists`.
+    fn prepare_late(&self, key: &Key) -> Result<Vec<Mount>>;
+
+    /// Names the parent of a snapshot that was prepared without; returns its mounts. `NotFound` for either,
+    /// `HasParent` for one that was prepared with its parent or got it before.
+    fn set_parent(&self, key: &Key, parent: &Name) -> Result<Vec<Mount>>;
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use rustix::fs::{FlockOperation, Mode};
 use rustix::io::Errno;
 
+use crate::sys::Locked;
 use crate::{Error, Result, sys, tree};
 
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub(crate) struct Staged<'a> {
     staging: &'a Staging,
     name: CString,
     /// The lock goes with the folder through every rename.
-    pub(crate) folder: OwnedFd,
+    pub(crate) folder: Locked,
     pub(crate) path: PathBuf,
     moved: bool,
 }

@@ -35,6 +35,7 @@ use rustix::io::Errno;
 
 use crate::record::{self, Made, Record};
 use crate::staging::Staging;
+use crate::sys::Locked;
 use crate::{Durability, Error, Info, Key, Kind, Name, Repaired, Result, SnapshotId, Usage, sys, tree};
 
 const ACTIVE: &str = "active";
@@ -53,6 +54,7 @@ pub(crate) struct Store {
     tmp: Staging,
     links: Option<OwnedFd>,
     durability: Durability,
+    boot: String,
 }
 
 /// Whether committed snapshots get short links.
@@ -64,7 +66,7 @@ pub(crate) enum Links {
 
 /// A parent while its child is made: it cannot be removed meanwhile.
 pub(crate) struct Parent {
-    pub(crate) folder: OwnedFd,
+    pub(crate) folder: Locked,
     pub(crate) record: Record,
 }
 
@@ -83,7 +85,12 @@ impl Store {
                 let (active, committed, tmp) = (open(ACTIVE)?, open(COMMITTED)?, open(TMP)?);
                 let links = if links == Links::Short { Some(open(LINKS)?) } else { None };
                 let tmp = Staging::new(tmp, root.join(TMP));
-                Ok(Store { root, active, committed, tmp, links, durability })
+                let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+                let boot = boot.trim().to_owned();
+                // What cannot be told from another boot's must be on disk.
+                let unknown = durability == Durability::Boot && boot.is_empty();
+                let durability = if unknown { Durability::Commit } else { durability };
+                Ok(Store { root, active, committed, tmp, links, durability, boot })
             })
     }
 
@@ -118,7 +125,7 @@ impl Store {
     }
 
     /// Opens and locks a snapshot's folder. `NotFound`.
-    fn lock(&self, id: &SnapshotId, operation: FlockOperation) -> Result<OwnedFd> {
+    fn lock(&self, id: &SnapshotId, operation: FlockOperation) -> Result<Locked> {
         let (dir, name) = self.place(id);
         match sys::open_locked(dir, &name, operation) {
             Ok(Some(folder)) => Ok(folder),
@@ -127,7 +134,50 @@ impl Store {
         }
     }
 
+    /// The record of a snapshot that is there. `NotFound`, also for one that did not last.
     pub(crate) fn record(&self, id: &SnapshotId) -> Result<Record> {
+        let record = self.raw_record(id)?;
+        if self.is_lost(id, &record)? { Err(Error::NotFound { id: id.clone() }) } else { Ok(record) }
+    }
+
+    /// Whether a power cut may have taken some of the snapshot's files.
+    fn is_lost(&self, id: &SnapshotId, record: &Record) -> Result<bool> {
+        Ok(record.unsynced.as_ref().is_some_and(|boot| *boot != self.boot) && !self.has_mark(id)?)
+    }
+
+    fn has_mark(&self, id: &SnapshotId) -> Result<bool> {
+        let (dir, name) = self.place(id);
+        let mark = sys::c_name(&format!("{}/{}", name.to_string_lossy(), record::SYNCED));
+        let found = sys::stat(dir, &mark).map_err(Error::io("look at", self.path(id).join(record::SYNCED)))?;
+        Ok(found.is_some())
+    }
+
+    /// Makes a committed snapshot, and all that it stands on, last.
+    pub(crate) fn sync(&self, name: &Name) -> Result<()> {
+        let mut unsynced = Vec::new();
+        let mut next = Some(name.clone());
+        while let Some(name) = next {
+            let id = SnapshotId::Name(name);
+            let record = self.record(&id)?;
+            if record.unsynced.is_some() && !self.has_mark(&id)? {
+                unsynced.push(id);
+            }
+            next = record.parent;
+        }
+        let Some(first) = unsynced.first() else { return Ok(()) };
+        rustix::fs::syncfs(&self.committed).map_err(Error::io("sync file system of", self.path(first)))?;
+        for id in unsynced {
+            // The marks come after what they speak of. One that a power cut takes is no loss but of time.
+            let folder = self.lock(&id, FlockOperation::LockShared)?;
+            match sys::write_new_file(folder.as_fd(), &sys::c_name(record::SYNCED), b"") {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(Error::io("create", self.path(&id).join(record::SYNCED))(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn raw_record(&self, id: &SnapshotId) -> Result<Record> {
         let (dir, name) = self.place(id);
         let mut path = PathBuf::from(name.to_string_lossy().into_owned());
         path.push(record::FILE);
@@ -146,7 +196,7 @@ impl Store {
         let record = self.record(id)?;
         let kind = match (id, record.made) {
             (SnapshotId::Name(_), _) => Kind::Committed,
-            (SnapshotId::Key(_), Made::Active) => Kind::Active,
+            (SnapshotId::Key(_), Made::Active | Made::Late) => Kind::Active,
             (SnapshotId::Key(_), Made::View) => Kind::View,
         };
         Ok(Info { id: id.clone(), kind, parent: record.parent, created: record.created })
@@ -181,6 +231,7 @@ impl Store {
             parent: parent.as_ref().map(|(name, _)| name.clone()),
             created: SystemTime::now(),
             lowers: parent.as_ref().map(|(_, parent)| lowers(&parent.record)).unwrap_or_default(),
+            unsynced: None,
             link: None,
         };
         let staged = self.tmp.create()?;
@@ -201,16 +252,49 @@ impl Store {
         Ok((name.clone(), Parent { folder, record: self.record(&id)? }))
     }
 
+    /// Names the parent of a snapshot that was made without: `build` adds to its folder what it needs besides.
+    pub(crate) fn set_parent(
+        &self,
+        key: &Key,
+        parent: &Name,
+        build: impl FnOnce(BorrowedFd<'_>, &Path) -> Result<()>,
+    ) -> Result<Record> {
+        let id = SnapshotId::from(key);
+        let folder = self.lock(&id, FlockOperation::LockExclusive)?;
+        let mut record = self.record(&id)?;
+        if record.made != Made::Late {
+            return Err(Error::HasParent { id });
+        }
+        let (name, parent) = self.parent(parent)?;
+        let path = self.path(&id);
+        build(folder.as_fd(), &path)?;
+        record.made = Made::Active;
+        record.parent = Some(name);
+        record.lowers = lowers(&parent.record);
+        // While the parent is locked: from here on it is known to have a child.
+        replace_record(folder.as_fd(), &record, &path)?;
+        Ok(record)
+    }
+
     pub(crate) fn commit(&self, name: &Name, key: &Key) -> Result<()> {
         let (key, name) = (SnapshotId::from(key), SnapshotId::from(name));
         let folder = self.lock(&key, FlockOperation::LockExclusive)?;
         let mut record = self.record(&key)?;
-        if record.made == Made::View {
-            return Err(Error::NotActive { id: key });
+        match record.made {
+            Made::Active => {}
+            Made::Late => return Err(Error::ParentUnknown { id: key }),
+            Made::View => return Err(Error::NotActive { id: key }),
         }
         let (committed, file) = self.place(&name);
         if sys::stat(committed, &file).map_err(Error::io("look for snapshot", self.path(&name)))?.is_some() {
-            return Err(Error::AlreadyExists { id: name });
+            match self.record(&name) {
+                // What a power cut has left of it makes room.
+                Err(Error::NotFound { .. } | Error::DamagedRecord { .. }) => self.remove(&name)?,
+                _ => return Err(Error::AlreadyExists { id: name }),
+            }
+        }
+        if self.durability == Durability::Boot {
+            record.unsynced = Some(self.boot.clone());
         }
         let waiting = self.link(&file, &mut record)?;
         let done = self.move_to_committed(folder.as_fd(), &record, &key, &name);
@@ -228,11 +312,8 @@ impl Store {
         name: &SnapshotId,
     ) -> Result<()> {
         let path = self.path(key);
-        if record.link.is_some() {
-            const NEW: &str = "record.json.new";
-            let _ = rustix::fs::unlinkat(folder, NEW, AtFlags::empty());
-            write_record(folder, NEW, record, &path)?;
-            rustix::fs::renameat(folder, NEW, folder, record::FILE).map_err(Error::io("replace record in", &path))?;
+        if record.link.is_some() || record.unsynced.is_some() {
+            replace_record(folder, record, &path)?;
         }
         if self.durability == Durability::Commit {
             rustix::fs::syncfs(folder).map_err(Error::io("sync file system of", &path))?;
@@ -251,11 +332,11 @@ impl Store {
 
     /// Makes the short link of a snapshot that is about to be committed. The lock keeps `repair` from taking it for
     /// one that leads nowhere.
-    fn link(&self, file: &CStr, record: &mut Record) -> Result<Option<(String, OwnedFd)>> {
+    fn link(&self, file: &CStr, record: &mut Record) -> Result<Option<(String, Locked)>> {
         let Some(links) = &self.links else { return Ok(None) };
         let path = || self.root.join(LINKS);
         let lock = rustix::fs::openat(links, c".", sys::DIR, Mode::empty()).map_err(Error::io("open", path()))?;
-        sys::lock(lock.as_fd(), FlockOperation::LockShared).map_err(Error::io("lock", path()))?;
+        let lock = Locked::new(lock, FlockOperation::LockShared).map_err(Error::io("lock", path()))?;
         loop {
             let link = sys::random_name(LINK_LENGTH).map_err(Error::io("name link in", path()))?;
             match rustix::fs::symlinkat(link_target(file), links, &link) {
@@ -289,9 +370,9 @@ impl Store {
     }
 
     /// Moves a locked snapshot to `tmp`, then deletes it there.
-    fn take_away(&self, id: &SnapshotId, folder: OwnedFd) -> Result<()> {
+    fn take_away(&self, id: &SnapshotId, folder: Locked) -> Result<()> {
         let link = match id {
-            SnapshotId::Name(_) => self.record(id).ok().and_then(|record| record.link),
+            SnapshotId::Name(_) => self.raw_record(id).ok().and_then(|record| record.link),
             SnapshotId::Key(_) => None,
         };
         let (dir, name) = self.place(id);
@@ -318,7 +399,16 @@ impl Store {
         Ok(found)
     }
 
+    /// Visits what is there, and what has no record.
     fn walk_records(&self, visit: &mut dyn FnMut(&SnapshotId, Result<Record>) -> ControlFlow<()>) -> Result<()> {
+        self.walk_raw(&mut |id, record| match record.as_ref().map(|record| self.is_lost(id, record)) {
+            Ok(Ok(true)) => ControlFlow::Continue(()),
+            _ => visit(id, record),
+        })
+    }
+
+    /// The same, with what did not last.
+    fn walk_raw(&self, visit: &mut dyn FnMut(&SnapshotId, Result<Record>) -> ControlFlow<()>) -> Result<()> {
         for (dir, folder) in [(&self.active, ACTIVE), (&self.committed, COMMITTED)] {
             let path = || self.root.join(folder);
             let dir = rustix::fs::openat(dir, c".", sys::DIR, Mode::empty()).map_err(Error::io("open", path()))?;
@@ -329,7 +419,7 @@ impl Store {
                     _ => Name::from_file_name(&file).map(SnapshotId::Name),
                 };
                 let Some(id) = id else { continue };
-                let record = self.record(&id);
+                let record = self.raw_record(&id);
                 if matches!(record, Err(Error::NotFound { .. })) {
                     continue;
                 }
@@ -346,7 +436,7 @@ impl Store {
             Ok(record) => {
                 let kind = match (id, record.made) {
                     (SnapshotId::Name(_), _) => Kind::Committed,
-                    (SnapshotId::Key(_), Made::Active) => Kind::Active,
+                    (SnapshotId::Key(_), Made::Active | Made::Late) => Kind::Active,
                     (SnapshotId::Key(_), Made::View) => Kind::View,
                 };
                 visit(&Info { id: id.clone(), kind, parent: record.parent, created: record.created })
@@ -359,8 +449,9 @@ impl Store {
     pub(crate) fn repair(&self) -> Result<Repaired> {
         let mut repaired = Repaired { leftovers: self.tmp.sweep()?, ..Repaired::default() };
         let mut torn = Vec::new();
-        self.walk_records(&mut |id, record| {
-            if matches!(record, Err(Error::DamagedRecord { .. })) {
+        self.walk_raw(&mut |id, record| {
+            let lost = |record: &Record| self.is_lost(id, record).unwrap_or(false);
+            if matches!(&record, Err(Error::DamagedRecord { .. })) || record.is_ok_and(|record| lost(&record)) {
                 torn.push(id.clone());
             }
             ControlFlow::Continue(())
@@ -380,12 +471,12 @@ impl Store {
         let Some(links) = &self.links else { return Ok(0) };
         let path = || self.root.join(LINKS);
         let lock = rustix::fs::openat(links, c".", sys::DIR, Mode::empty()).map_err(Error::io("open", path()))?;
-        match sys::lock(lock.as_fd(), FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
+        let lock = match Locked::new(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(lock) => lock,
             // Somebody commits: another time.
             Err(Errno::WOULDBLOCK) => return Ok(0),
             Err(errno) => return Err(Error::io("lock", path())(errno)),
-        }
+        };
         let mut repaired = 0;
         let mut wanted = std::collections::HashMap::new();
         self.walk_records(&mut |id, record| {
@@ -421,6 +512,13 @@ pub(crate) fn lowers(parent: &Record) -> Vec<String> {
 
 fn link_target(file: &CStr) -> CString {
     sys::c_name(&format!("../{COMMITTED}/{}/fs", file.to_string_lossy()))
+}
+
+fn replace_record(folder: BorrowedFd<'_>, record: &Record, path: &Path) -> Result<()> {
+    const NEW: &str = "record.json.new";
+    let _ = rustix::fs::unlinkat(folder, NEW, AtFlags::empty());
+    write_record(folder, NEW, record, path)?;
+    rustix::fs::renameat(folder, NEW, folder, record::FILE).map_err(Error::io("replace record in", path))
 }
 
 fn write_record(folder: BorrowedFd<'_>, file: &str, record: &Record, path: &Path) -> Result<()> {

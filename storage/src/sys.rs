@@ -131,7 +131,7 @@ pub(crate) fn identity(stat: &Stat) -> (u64, u64) {
 }
 
 /// Takes a [`flock(2)`](https://man7.org/linux/man-pages/man2/flock.2.html), again after a signal.
-pub(crate) fn lock(fd: BorrowedFd<'_>, operation: FlockOperation) -> Result<()> {
+fn lock(fd: BorrowedFd<'_>, operation: FlockOperation) -> Result<()> {
     loop {
         match rustix::fs::flock(fd, operation) {
             Err(Errno::INTR) => {}
@@ -140,19 +140,47 @@ pub(crate) fn lock(fd: BorrowedFd<'_>, operation: FlockOperation) -> Result<()> 
     }
 }
 
+/// A folder with a [`flock(2)`](https://man7.org/linux/man-pages/man2/flock.2.html) on it, which ends with the value.
+///
+/// It is given up and not only closed: a child that another thread is about to execute has the descriptor until then, and a lock
+/// lasts as long as any copy of its descriptor.
+#[derive(Debug)]
+pub(crate) struct Locked(OwnedFd);
+
+impl Locked {
+    /// Locks an open folder, again after a signal.
+    pub(crate) fn new(folder: OwnedFd, operation: FlockOperation) -> Result<Self> {
+        lock(folder.as_fd(), operation)?;
+        Ok(Self(folder))
+    }
+}
+
+impl AsFd for Locked {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        // It can only fail for a descriptor that is none.
+        let _ = lock(self.0.as_fd(), FlockOperation::Unlock);
+    }
+}
+
 /// Opens and locks the folder `name` of `parent`, which may be renamed or removed while the lock is waited for.
 /// `None` if it is not (or no longer) there. `WOULDBLOCK` for a non-blocking operation.
-pub(crate) fn open_locked(parent: BorrowedFd<'_>, name: &CStr, operation: FlockOperation) -> Result<Option<OwnedFd>> {
+pub(crate) fn open_locked(parent: BorrowedFd<'_>, name: &CStr, operation: FlockOperation) -> Result<Option<Locked>> {
     loop {
         let fd = match rustix::fs::openat(parent, name, DIR, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(error),
         };
-        lock(fd.as_fd(), operation)?;
+        let locked = Locked::new(fd, operation)?;
         let Some(now) = stat(parent, name)? else { return Ok(None) };
-        if identity(&now) == identity(&rustix::fs::fstat(&fd)?) {
-            return Ok(Some(fd));
+        if identity(&now) == identity(&rustix::fs::fstat(&locked)?) {
+            return Ok(Some(locked));
         }
     }
 }

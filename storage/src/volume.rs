@@ -154,7 +154,7 @@ impl Volumes {
         Ok(())
     }
 
-    fn lock(&self, name: &VolumeName) -> Result<OwnedFd> {
+    fn lock(&self, name: &VolumeName) -> Result<sys::Locked> {
         let file = sys::c_name(name.as_str());
         match sys::open_locked(self.dir.as_fd(), &file, FlockOperation::LockExclusive) {
             Ok(Some(folder)) => Ok(folder),

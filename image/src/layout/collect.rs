@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::folder::{Folder, is_regular};
 use super::index::Listing;
+use super::ingest::{Parts, clean};
 use super::{Layout, lease};
 use crate::digest::{Hasher, digest_of};
 use crate::provider::MAX_DOCUMENT;
@@ -105,6 +106,7 @@ impl Layout {
     /// belongs to it, and nothing is removed.
     pub fn collect(&self, roots: &[Descriptor]) -> Result<Collected> {
         let _lock = self.root.lock()?;
+        clean(&self.root, Parts::Remove)?;
         let listings = self.images()?;
         let blobs = Blobs::list(&self.root)?;
         let mut mark = Mark::new(&blobs);

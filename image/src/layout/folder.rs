@@ -101,6 +101,21 @@ impl Folder {
         }
     }
 
+    /// Opens a regular file for reading and writing, and creates it if it is not there.
+    pub(super) fn open_or_create(&self, name: &str) -> Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let fd = match openat(&self.fd, name, flags, Mode::from_bits_truncate(0o644)) {
+            Ok(fd) => fd,
+            Err(Errno::ELOOP | Errno::ENXIO | Errno::EISDIR) => return Err(self.unsafe_path(name, "regular file")),
+            Err(errno) => return Err(Error::io("create", self.child(name), errno)),
+        };
+        let status = fstat(&fd).map_err(|errno| Error::io("stat", self.child(name), errno))?;
+        if !is_regular(&status) {
+            return Err(self.unsafe_path(name, "regular file"));
+        }
+        Ok(File::from(fd))
+    }
+
     /// Replaces a file's content at once and durably. The caller holds the folder's lock.
     pub(super) fn replace(&self, name: &str, content: &[u8]) -> Result<()> {
         use std::io::Write;

@@ -8,6 +8,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -16,6 +17,7 @@ use oci_spec::image::{Descriptor, Digest, DigestAlgorithm, MediaType};
 
 use super::folder::{Folder, is_regular};
 use super::lease::Held;
+use super::part::PART;
 use crate::digest::{Hasher, path_parts};
 use crate::{Error, Ingest, Layout, Result};
 
@@ -190,7 +192,7 @@ pub(crate) struct Spool(Temporary);
 
 impl Spool {
     pub(crate) fn begin(layout: &Layout) -> Result<Self> {
-        clean(&layout.root)?;
+        clean(&layout.root, Parts::Keep)?;
         Ok(Self(Temporary::create(&layout.root, BLOB)?))
     }
 
@@ -214,11 +216,31 @@ impl Write for Spool {
     }
 }
 
+/// What becomes of blobs that were only fetched in part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parts {
+    /// The next who wants the blob goes on with them, unless they are old.
+    Keep,
+    /// They are removed.
+    Remove,
+}
+
+/// How long a part of a blob is kept.
+const PART_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Removes what ingests left that did not live to end.
-pub(super) fn clean(root: &Folder) -> Result<()> {
+pub(super) fn clean(root: &Folder, parts: Parts) -> Result<()> {
     let Some(folder) = root.folder(FOLDER)? else { return Ok(()) };
-    for name in folder.names()?.iter().filter(|name| [BLOB, LEASE].iter().any(|prefix| name.starts_with(prefix))) {
+    for name in &folder.names()? {
+        let part = name.starts_with(PART);
+        if !part && ![BLOB, LEASE].iter().any(|prefix| name.starts_with(prefix)) {
+            continue;
+        }
         let Some(file) = folder.file(name)? else { continue };
+        let age = || file.metadata().ok()?.modified().ok()?.elapsed().ok();
+        if part && parts == Parts::Keep && age().is_none_or(|age| age < PART_AGE) {
+            continue;
+        }
         let Ok(file) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { continue };
         // It may have been committed between the two calls, and another file may have its name.
         let ours = fstat(&*file).map_err(|errno| Error::io("stat", folder.child(name), errno))?;

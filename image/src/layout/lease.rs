@@ -12,7 +12,9 @@ use nix::fcntl::{Flock, FlockArg};
 use oci_spec::image::{Descriptor, Digest};
 
 use super::folder::Folder;
-use super::ingest::{BlobIngest, FOLDER, LEASE, Temporary, clean};
+use super::ingest::{BlobIngest, FOLDER, LEASE, Parts, Temporary, clean};
+#[cfg(feature = "registry")]
+use super::part::{Claim, Part};
 use crate::{ContentStore, Error, Ingest, Layout, Provider, Result};
 
 /// More than this is no lease of ours: some hundred thousand blobs.
@@ -81,6 +83,13 @@ impl Lease {
         Err(Error::BlobMissing { location: self.location(), digest: root.digest().clone() })
     }
 
+    /// Asks for the right to fetch a blob, which the lease then holds.
+    #[cfg(feature = "registry")]
+    pub(crate) fn claim(&self, descriptor: &Descriptor) -> Result<Claim> {
+        clean(&self.layout.root, Parts::Keep)?;
+        Part::claim(&self.layout.root, &self.held, descriptor)
+    }
+
     /// The layout whose blobs it holds.
     #[must_use]
     pub fn layout(&self) -> &Layout {
@@ -109,7 +118,7 @@ impl ContentStore for Lease {
     }
 
     fn ingest(&self) -> Result<Box<dyn Ingest>> {
-        clean(&self.layout.root)?;
+        clean(&self.layout.root, Parts::Keep)?;
         Ok(Box::new(BlobIngest::begin(&self.layout.root, Some(Arc::clone(&self.held)))?))
     }
 

@@ -1,13 +1,13 @@
 //! What is told while an image moves.
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use oci_spec::image::{Descriptor, Digest};
 
 use crate::Image;
+use crate::layout::Follower;
 
 /// Something that happened to an image on its way.
 #[derive(Clone, Debug)]
@@ -90,20 +90,17 @@ impl fmt::Debug for Progress {
     }
 }
 
-/// Hands out taps: who wants a layer's bytes while they come, to unpack them.
+/// Who wants an image's layers while they come, to unpack them. The calls come from several threads and must not be held up.
 pub trait Taps: Send + Sync {
-    /// A tap for this layer, the `position`th from below; `None` for no interest. Called only for layers that are not in the store, and again for the
-    /// same layer if it must be fetched anew: what the first tap got is void then.
-    fn open(&self, position: usize, layer: &Descriptor) -> Option<Box<dyn Tap>>;
-}
+    /// The image that is pulled. Comes first.
+    fn image(&self, image: &Arc<Image>);
 
-/// Gets a layer's bytes in order, before they are verified. It runs on a thread where it may block; that slows the download down.
-pub trait Tap: Send {
-    /// The next bytes. After an error this tap gets no more, and the layer goes on into the store.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// The layer comes from now on. Called again for the same layer if it must be fetched anew: what was read of it so far is
+    /// void then.
+    fn coming(&self, layer: &Descriptor, blob: Follower);
 
-    /// All bytes came, and they have the layer's digest. A tap that is dropped without this has got nothing to rely on.
-    fn verified(self: Box<Self>);
+    /// The layer is in the store.
+    fn stored(&self, layer: &Descriptor);
 }
 
 /// Tells how far a blob is, not too often.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use oci_spec::image::{Descriptor, Digest};
 use tokio::sync::Semaphore;
@@ -12,6 +13,7 @@ use super::endpoint::Endpoint;
 use super::problem::RegistryProblem as Problem;
 use super::progress::{BlobState, Event, Progress, Taps};
 use super::{Registry, blob};
+use crate::layout::{Claim, Part};
 use crate::provider::MAX_DOCUMENT;
 use crate::{ContentStore, Error, Image, Lease, Platform, Reference, Result, media};
 
@@ -66,6 +68,9 @@ impl Registry {
         let root = self.resolve(reference, &endpoints, &documents, lease, &what).await?;
         let image = Arc::new(self.image(&root, &endpoints, &documents, platform, &what).await?);
         progress.tell(|| Event::Resolved { root: Box::new(root.clone()), image: Arc::clone(&image) });
+        if let Some(taps) = &taps {
+            taps.image(&image);
+        }
         self.layers(&image, &endpoints, lease, progress, taps).await?;
         put(lease, &documents, &image, &root).await?;
         Ok(Pulled { name: reference.to_string(), root, manifest: bare(image.descriptor()) })
@@ -168,14 +173,23 @@ impl Registry {
         progress: &Progress,
         taps: Option<Arc<dyn Taps>>,
     ) -> Result<()> {
-        let permits = Arc::new(Semaphore::new(self.settings().parallel.max(1)));
+        let parallel = self.settings().parallel.max(1);
+        let permits = Arc::new(Semaphore::new(parallel));
         let (mut tasks, mut seen) = (JoinSet::new(), HashSet::new());
-        for (position, layer) in image.layers().iter().enumerate() {
+        for layer in image.layers() {
+            progress.blob(layer.descriptor.digest(), BlobState::Waiting);
+        }
+        // The lowest first: who unpacks needs it first.
+        for layer in image.layers() {
             // One image may have a layer more than once.
             if !seen.insert(layer.descriptor.digest().clone()) {
                 continue;
             }
-            progress.blob(layer.descriptor.digest(), BlobState::Waiting);
+            while tasks.len() >= parallel
+                && let Some(ended) = tasks.join_next().await
+            {
+                joined(ended)??;
+            }
             let (registry, endpoints, lease, progress, taps, permits, layer) = (
                 self.clone(),
                 Arc::clone(endpoints),
@@ -188,7 +202,8 @@ impl Registry {
             tasks.spawn(async move {
                 // Closed never: only this function has it.
                 let _permit = permits.acquire().await.ok();
-                registry.layer(position, &layer, &endpoints, &lease, &progress, taps.as_deref()).await
+                let fetch = Fetch { registry: &registry, layer: &layer, lease: &lease, progress: &progress };
+                fetch.layer(&endpoints, taps.as_deref(), &permits).await
             });
         }
         // The first failure drops the set, and with it whatever is still on its way.
@@ -197,38 +212,66 @@ impl Registry {
         }
         Ok(())
     }
+}
 
-    async fn layer(
-        &self,
-        position: usize,
-        layer: &Descriptor,
-        endpoints: &[Endpoint],
-        lease: &Lease,
-        progress: &Progress,
-        taps: Option<&dyn Taps>,
-    ) -> Result<()> {
-        let (looking, wanted) = (lease.clone(), layer.clone());
-        if joined(spawn_blocking(move || looking.contains(&wanted)).await)?? {
-            progress.blob(layer.digest(), BlobState::Exists);
-            return Ok(());
-        }
+/// A layer that is wanted.
+struct Fetch<'a> {
+    registry: &'a Registry,
+    layer: &'a Descriptor,
+    lease: &'a Lease,
+    progress: &'a Progress,
+}
+
+impl Fetch<'_> {
+    async fn layer(&self, endpoints: &[Endpoint], taps: Option<&dyn Taps>, permits: &Arc<Semaphore>) -> Result<()> {
+        let done = |state| {
+            if let Some(taps) = taps {
+                taps.stored(self.layer);
+            }
+            self.progress.blob(self.layer.digest(), state);
+            Ok(())
+        };
+        let Some(mut part) = self.claim().await? else { return done(BlobState::Exists) };
         let mut last = None;
         for endpoint in endpoints.iter().filter(|endpoint| endpoint.abilities.pull) {
-            let tap = taps.and_then(|taps| taps.open(position, layer));
-            match blob::fetch(self.transport(), endpoint, layer, lease, tap, progress).await {
-                Ok(()) => {
-                    progress.blob(layer.digest(), BlobState::Done);
-                    return Ok(());
-                }
+            match blob::fetch(self.registry, endpoint, self.layer, part, taps, self.progress, permits).await {
+                Ok(()) => return done(BlobState::Done),
                 // Another place may have it whole; what is wrong here stays so.
                 Err(error @ (Error::Registry { .. } | Error::SizeMismatch { .. } | Error::DigestMismatch { .. })) => {
                     last = Some(error);
                 }
                 Err(error) => return Err(error),
             }
+            match self.claim().await? {
+                Some(again) => part = again,
+                // Somebody else has fetched it meanwhile.
+                None => return done(BlobState::Done),
+            }
         }
-        let missing = || Error::BlobMissing { location: "the registry".to_owned(), digest: layer.digest().clone() };
+        let missing =
+            || Error::BlobMissing { location: "the registry".to_owned(), digest: self.layer.digest().clone() };
         Err(last.unwrap_or_else(missing))
+    }
+
+    /// The right to fetch the layer; `None` if it is in the store. While another process fetches it, that is waited for.
+    async fn claim(&self) -> Result<Option<Box<Part>>> {
+        const PAUSE: Duration = Duration::from_millis(100);
+        loop {
+            let (lease, layer) = (self.lease.clone(), self.layer.clone());
+            let claim = spawn_blocking(move || {
+                if lease.contains(&layer)? {
+                    return Ok(None);
+                }
+                let claim = lease.claim(&layer)?;
+                // Who had it until now may have finished it.
+                if lease.contains(&layer)? { Ok(None) } else { Ok(Some(claim)) }
+            });
+            match joined(claim.await)?? {
+                None => return Ok(None),
+                Some(Claim::Ours(part)) => return Ok(Some(part)),
+                Some(Claim::Taken) => tokio::time::sleep(PAUSE).await,
+            }
+        }
     }
 }
 

@@ -13,6 +13,8 @@ mod random;
 mod registry_faults;
 #[cfg(feature = "registry")]
 mod registry_peers;
+#[cfg(feature = "registry")]
+mod registry_resume;
 mod save;
 #[cfg(feature = "registry")]
 mod server;
@@ -59,5 +61,7 @@ fn main() -> ExitCode {
     trials.extend(registry_faults::trials());
     #[cfg(feature = "registry")]
     trials.extend(registry_peers::trials());
+    #[cfg(feature = "registry")]
+    trials.extend(registry_resume::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 use std::error::Error as _;
-use std::io;
+use std::io::{self, Read as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use estiba_image::oci_spec::image::{Descriptor, MediaType};
+use estiba_image::oci_spec::image::{Descriptor, Digest, MediaType};
 use estiba_image::{
-    BlobState, ContentStore, Credential, Error, Event, Layout, Mirror, Platform, Progress, Proxies, Pulled, Registries,
-    Registry, RegistryProblem, RegistrySettings, Rule, Tap, Taps, digest_of,
+    BlobState, ContentStore, Credential, Error, Event, Follower, Image, Layout, Mirror, Platform, Progress, Proxies,
+    Pulled, Registries, Registry, RegistryProblem, RegistrySettings, Rule, Taps, digest_of,
 };
 use libtest_mimic::Trial;
 use serde_json::json;
@@ -50,7 +51,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     )
 }
 
-fn settings() -> RegistrySettings {
+pub(crate) fn settings() -> RegistrySettings {
     RegistrySettings {
         attempts: 3,
         backoff: Duration::from_millis(2),
@@ -62,25 +63,25 @@ fn settings() -> RegistrySettings {
     }
 }
 
-fn run<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(work)
 }
 
-struct Place {
+pub(crate) struct Place {
     _folder: tempfile::TempDir,
-    store: Layout,
+    pub(crate) store: Layout,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let store = Layout::open_or_create(folder.path().join("store")).expect("is made");
         Self { _folder: folder, store }
     }
 
-    fn pull_as(&self, settings: RegistrySettings, name: &str) -> Result<Pulled, Error> {
+    pub(crate) fn pull_as(&self, settings: RegistrySettings, name: &str) -> Result<Pulled, Error> {
         let lease = self.store.lease().expect("a lease");
         let registry = Registry::new(settings);
         let pulled = run(registry.pull(&name.parse()?, &lease, &platform(), &Progress::none()))?;
@@ -88,7 +89,7 @@ impl Place {
         Ok(pulled)
     }
 
-    fn pull(&self, server: &Server) -> Result<Pulled, Error> {
+    pub(crate) fn pull(&self, server: &Server) -> Result<Pulled, Error> {
         self.pull_as(settings(), &format!("{}/a:1", server.host()))
     }
 
@@ -123,7 +124,7 @@ fn chain(error: &Error) -> String {
     text
 }
 
-fn image() -> (Files, Made) {
+pub(crate) fn image() -> (Files, Made) {
     let mut files = Files::default();
     // The second layer is larger than any buffer on the way.
     let mut state = 1_u64;
@@ -141,12 +142,12 @@ fn image() -> (Files, Made) {
     (files, made)
 }
 
-fn layer_path(made: &Made) -> String {
+pub(crate) fn layer_path(made: &Made) -> String {
     format!("/blobs/{}", digest_of(&gzip(&made.tars[1])))
 }
 
 /// A server of the image whose big layer is answered by `reply`.
-fn with_layer(reply: impl Fn(&Asked, Reply) -> Reply + Send + Sync + 'static) -> (Server, Made) {
+pub(crate) fn with_layer(reply: impl Fn(&Asked, Reply) -> Reply + Send + Sync + 'static) -> (Server, Made) {
     let (files, made) = image();
     let (path, root) = (layer_path(&made), made.manifest.clone());
     let content = files.clone();
@@ -667,50 +668,60 @@ fn a_mirror_that_lies_is_passed_over() {
     assert_eq!(server.count("GET", "/blobs/"), 1, "only what the mirror lied about");
 }
 
+/// Reads each layer on a thread of its own while it comes.
 #[derive(Default)]
-struct Seen {
-    bytes: Mutex<HashMap<usize, Vec<u8>>>,
-    verified: Mutex<Vec<usize>>,
+struct Reads {
+    readers: Mutex<Vec<(Digest, JoinHandle<(Vec<u8>, Option<String>)>)>>,
+    stored: Mutex<Vec<Digest>>,
+    image: Mutex<Option<usize>>,
 }
 
-struct Collect(Arc<Seen>, usize);
-
-impl Tap for Collect {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.bytes.lock().expect("not poisoned").entry(self.1).or_default().extend_from_slice(bytes);
-        Ok(())
+impl Taps for Reads {
+    fn image(&self, image: &Arc<Image>) {
+        *self.image.lock().expect("not poisoned") = Some(image.layers().len());
     }
 
-    fn verified(self: Box<Self>) {
-        self.0.verified.lock().expect("not poisoned").push(self.1);
+    fn coming(&self, layer: &Descriptor, mut blob: Follower) {
+        assert!(self.image.lock().expect("not poisoned").is_some(), "the image is told first");
+        let reader = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let error = blob.read_to_end(&mut bytes).err().map(|error| error.to_string());
+            assert_eq!(error.is_some(), blob.is_void());
+            (bytes, error)
+        });
+        self.readers.lock().expect("not poisoned").push((layer.digest().clone(), reader));
+    }
+
+    fn stored(&self, layer: &Descriptor) {
+        self.stored.lock().expect("not poisoned").push(layer.digest().clone());
     }
 }
 
-struct Collects(Arc<Seen>);
-
-impl Taps for Collects {
-    fn open(&self, position: usize, _: &Descriptor) -> Option<Box<dyn Tap>> {
-        self.0.bytes.lock().expect("not poisoned").remove(&position);
-        Some(Box::new(Collect(Arc::clone(&self.0), position)))
+impl Reads {
+    fn all(&self) -> Vec<(Digest, Vec<u8>, Option<String>)> {
+        let readers = std::mem::take(&mut *self.readers.lock().expect("not poisoned"));
+        let ended = readers.into_iter().map(|(digest, reader)| (digest, reader.join().expect("reads")));
+        ended.map(|(digest, (bytes, error))| (digest, bytes, error)).collect()
     }
 }
 
 fn layers_are_handed_out_while_they_come() {
     let (server, made) =
         with_layer(|_, reply| if reply.body.len() > 1_500_000 { reply.then(Then::Cut(1_500_000)) } else { reply });
-    let (place, seen, events) = (Place::new(), Arc::new(Seen::default()), Arc::new(Mutex::new(Vec::new())));
+    let (place, reads, events) = (Place::new(), Arc::new(Reads::default()), Arc::new(Mutex::new(Vec::new())));
     let lease = place.store.lease().expect("a lease");
     let told = Arc::clone(&events);
     let progress = Progress::to(move |event| told.lock().expect("not poisoned").push(event));
     let name = format!("{}/a:1", server.host()).parse().expect("a reference");
-    let taps: Arc<dyn Taps> = Arc::new(Collects(Arc::clone(&seen)));
+    let taps: Arc<dyn Taps> = reads.clone();
     run(Registry::new(settings()).pull_with(&name, &lease, &platform(), &progress, Some(taps))).expect("pulls");
-    assert!(seen.bytes.lock().expect("not poisoned")[&0] == made.tars[0]);
-    assert!(
-        seen.bytes.lock().expect("not poisoned")[&1] == gzip(&made.tars[1]),
-        "over two connections it is one stream"
-    );
-    assert_eq!(seen.verified.lock().expect("not poisoned").len(), 2);
+    let packed = gzip(&made.tars[1]);
+    let mut all = reads.all();
+    all.sort_by_key(|(_, bytes, _)| bytes.len() == packed.len());
+    assert_eq!(all.len(), 2, "over two connections it is one stream");
+    assert!(all[0] == (digest_of(&made.tars[0]), made.tars[0].clone(), None));
+    assert!(all[1] == (digest_of(&packed), packed, None));
+    assert_eq!(reads.stored.lock().expect("not poisoned").len(), 2);
     let events = events.lock().expect("not poisoned");
     assert!(matches!(&events[0], Event::Resolved { image, .. } if image.layers().len() == 2));
     let states: Vec<BlobState> = events

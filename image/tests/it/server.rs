@@ -157,10 +157,13 @@ pub(crate) fn honest(files: &Files, root: &Descriptor, asked: &Asked) -> Reply {
         let value: serde_json::Value = serde_json::from_slice(content).expect("JSON");
         let media_type = value["mediaType"].as_str().map_or(MediaType::ImageManifest.to_string(), str::to_owned);
         reply = reply.with("content-type", &media_type).with("docker-content-digest", &digest);
-    } else if let Some(start) = asked.header("range").strip_prefix("bytes=").and_then(|range| range.strip_suffix('-')) {
+    } else if let Some((start, end)) =
+        asked.header("range").strip_prefix("bytes=").and_then(|range| range.split_once('-'))
+    {
         let start: usize = start.parse().expect("a number");
-        reply = Reply::new(206, &content[start..])
-            .with("content-range", &format!("bytes {start}-{}/{}", content.len() - 1, content.len()));
+        let end = if end.is_empty() { content.len() - 1 } else { end.parse().expect("a number") };
+        reply = Reply::new(206, &content[start..=end])
+            .with("content-range", &format!("bytes {start}-{end}/{}", content.len()));
     }
     if asked.method == "HEAD" {
         reply.body = Vec::new();

@@ -36,7 +36,7 @@ pub fn unpack(
     }
     drop(folder);
     let upper = rustix::fs::openat(root, c".", sys::PLACE, Mode::empty()).map_err(Error::io("open", "/"))?;
-    let target = Target { upper, lowers: Vec::new(), whiteouts: Whiteouts::Literal, mounts: options.mounts };
+    let target = Target::new(upper, Vec::new(), Whiteouts::Literal, options.mounts);
     let rules = Rules { base: walked.names, owner: options.owner, replace: options.replace };
     let limits = &options.limits;
     stream::run(input, options.compression, limits, |input| {

@@ -43,6 +43,25 @@ pub(crate) struct Entry {
     pub(crate) sparse: Option<Vec<(u64, u64)>>,
 }
 
+impl Entry {
+    /// An empty file.
+    pub(crate) fn named(name: Vec<u8>) -> Self {
+        Entry {
+            name,
+            kind: Kind::File,
+            link: Vec::new(),
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: (0, 0),
+            device: (0, 0),
+            xattrs: Vec::new(),
+            length: 0,
+            sparse: None,
+        }
+    }
+}
+
 /// A reader of entries.
 pub(crate) struct Archive<'a, S> {
     source: S,

@@ -65,7 +65,7 @@ struct Below {
 /// Tells a visitor of all that is in the target but its root, in order: a folder before what is in it.
 pub(crate) fn compare(target: &Target, opaque: Opaque, limits: &Limits, visitor: &mut dyn Visitor) -> Result<()> {
     let whole = target.whiteouts == Whiteouts::Remove;
-    let lowers = target.lowers.iter().map(|lower| rustix::fs::openat(lower, c".", sys::DIR, Mode::empty()));
+    let lowers = target.lowers().iter().map(|lower| rustix::fs::openat(lower, c".", sys::DIR, Mode::empty()));
     let below =
         Below { folders: Some(lowers.collect::<Result<_, _>>().map_err(Error::io("open folder", "/"))?), whole };
     let more = names(&below, b"")?;
@@ -176,7 +176,7 @@ fn recall(target: &Target, descent: &mut Descent<'_, Below>) -> rustix::io::Resu
     }
     let names: Vec<CString> = descent.names().map(CStr::to_owned).collect();
     let mut folders = Vec::new();
-    for lower in &target.lowers {
+    for lower in target.lowers() {
         folders.push(rustix::fs::openat(lower, c".", sys::DIR, Mode::empty())?);
     }
     for name in names {

@@ -111,7 +111,7 @@ impl<W: Write> Write for Hashed<W> {
 fn root<W: Write>(made: MountPoints<'_>, target: &Target, items: &mut Items<'_, W>) -> Result<()> {
     let failed = || Error::io("look at", "/");
     let stat = rustix::fs::fstat(&target.upper).map_err(failed())?;
-    let same = match target.lowers.first() {
+    let same = match target.lowers().first() {
         None => false,
         Some(lower) => {
             let inode = rustix::fs::openat(lower, c".", sys::PLACE, Mode::empty()).map_err(failed())?;

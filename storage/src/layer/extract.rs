@@ -17,7 +17,7 @@ use super::archive::{Archive, Entry, Kind, Source, show};
 use super::place::{Place, Places, is_whiteout, join, parts};
 use super::target::{Target, Whiteouts};
 use crate::archive::{Owner, Replace};
-use crate::overlay::times as copied_times;
+use crate::overlay::{copy_folder_metadata, times as copied_times};
 use crate::{Error, Result, copy, sys, tree};
 
 pub(crate) const WHITEOUT: &[u8] = b".wh.";
@@ -26,6 +26,9 @@ pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// Bytes of folder names that wait for their times before they get them early.
 const WAITING: usize = 16 << 20;
+
+/// Bytes of the whiteouts that wait for the layer below, before the whole layer does.
+const WAITING_WHITEOUTS: usize = 4 << 20;
 
 /// Steps from folder to folder that an archive may take, besides those that its entries pay for. A folder takes them
 /// once, when it comes into the upper tree; links that lead through many folders are the only way to use them up.
@@ -69,8 +72,11 @@ pub(crate) fn all<S: Source>(
         noted: None,
         ghosts: HashSet::new(),
         copied: HashSet::new(),
+        rooted: false,
+        waiting_whiteouts: Vec::new(),
+        waiting_bytes: 0,
     };
-    if target.whiteouts != Whiteouts::Literal {
+    if target.whiteouts != Whiteouts::Literal && target.is_settled() {
         // As long as no entry says otherwise, the root is what it was, like all folders that are on the way to what changes.
         let root = rustix::fs::fstat(&target.upper).map_err(|errno| extract_error("look at root for", b"", errno))?;
         extract.times.push((c".".to_owned(), copied_times(&root)));
@@ -87,6 +93,11 @@ pub(crate) fn all<S: Source>(
         }
         done?;
     }
+    let (settled, budget) = (extract.settle(), extract.places.budget);
+    if extract.places.steps > budget {
+        return Err(Error::LimitExceeded { what: "folders on the way", limit: budget, entry: String::new() });
+    }
+    settled?;
     extract.set_times(None)?;
     Ok(extract.skipped_xattrs)
 }
@@ -110,6 +121,11 @@ struct Extract<'a> {
     ghosts: HashSet<u64>,
     /// Files of lower layers that were copied up to be linked, by path: a whiteout hides them too.
     copied: HashSet<CString>,
+    /// An entry said what the root is.
+    rooted: bool,
+    /// Whiteouts in folders that the layer has itself, until it is known what lies below.
+    waiting_whiteouts: Vec<Vec<u8>>,
+    waiting_bytes: usize,
 }
 
 /// What this layer has made in a tree that lower layers have filled before, where whiteouts remove: they must not
@@ -199,6 +215,7 @@ impl Extract<'_> {
                 return Ok(());
             }
             let place = self.places.place(&[]).map_err(|errno| extract_error("open root for", name, errno))?;
+            self.rooted = true;
             self.folder_metadata(entry, place.upper.as_fd(), c".", false)?;
             return Ok(());
         }
@@ -210,11 +227,18 @@ impl Extract<'_> {
             return self.whiteout(entry, parents, base);
         }
         let c_base = CString::new(*base).map_err(|_| invalid("its name has a NUL"))?;
-        let place = self.places.place(parents).map_err(|errno| match errno {
+        let failed = |errno| match errno {
             Errno::NOTDIR => invalid("a parent is not a folder"),
             Errno::LOOP => invalid("its parents have too many symbolic links"),
             errno => extract_error("create parent of", name, errno),
-        })?;
+        };
+        let place = match self.places.own_place(parents).map_err(failed)? {
+            Some(place) => place,
+            None => {
+                self.settle()?;
+                self.places.place(parents).map_err(failed)?
+            }
+        };
         self.note_implied();
         self.note_ancestors(&place).map_err(|errno| extract_error("open parent of", name, errno))?;
         match entry.kind {
@@ -422,6 +446,7 @@ impl Extract<'_> {
         {
             return self.link(entry, near.as_fd(), &source_base, &stat, place, base);
         }
+        self.settle()?;
         let folder = self.places.resolve(parents).map_err(failed)?;
         let (lower, stat) = self.places.file(&folder, &source_base).map_err(failed)?.ok_or_else(missing)?;
         match (lower, folder.upper()) {
@@ -485,9 +510,17 @@ impl Extract<'_> {
         if matches!(hidden, b"" | b"." | b"..") {
             return Err(invalid("a whiteout that names nothing"));
         }
-        if self.target.lowers.is_empty() && !self.books.kept {
+        if !self.target.has_below() && !self.books.kept {
             // Nothing lies below.
             return Ok(());
+        }
+        if !self.target.is_settled() {
+            if self.waiting_bytes < WAITING_WHITEOUTS && self.places.own_place(parents).map_err(failed)?.is_some() {
+                self.waiting_bytes += entry.name.len() + size_of::<Vec<u8>>();
+                self.waiting_whiteouts.push(entry.name.clone());
+                return Ok(());
+            }
+            self.settle()?;
         }
         // Where no layer has the folder there is nothing to hide.
         let Some(place) = self.places.stacked(parents).map_err(failed)? else { return Ok(()) };
@@ -497,6 +530,44 @@ impl Extract<'_> {
         }
         let hidden = CString::new(hidden).map_err(|_| invalid("its name has a NUL"))?;
         self.hide(&place, &hidden).map_err(failed)
+    }
+
+    /// Waits until it is known what lies below, and does what was put off until then. After that all is as if it had been
+    /// known from the start:
+    ///
+    /// - The root has what the root below has, unless an entry has said otherwise.
+    /// - A whiteout hides what lies below, never what the layer has itself, so that it may come later than what stands after
+    ///   it in the archive, but for entries that need what lies below: none of these is before this. A folder that the
+    ///   layer has replaced since by something else has taken its whiteouts with it.
+    fn settle(&mut self) -> Result<()> {
+        if self.target.is_settled() {
+            return Ok(());
+        }
+        self.target.settle()?;
+        if !self.rooted
+            && let Some(below) = self.target.lowers().first()
+        {
+            let failed = |errno| extract_error("copy to the root for", b"", errno);
+            copy_folder_metadata(below.as_fd(), self.target.upper.as_fd()).map_err(failed)?;
+            let times = copied_times(&rustix::fs::fstat(below).map_err(failed)?);
+            self.times.insert(0, (c".".to_owned(), times));
+        }
+        // What was seen of folders was seen without what lies below.
+        self.places.forget();
+        for name in std::mem::take(&mut self.waiting_whiteouts) {
+            let failed = |errno| extract_error("apply whiteout", &name, errno);
+            let parts = parts(&name);
+            let rules = self.rules;
+            let full = rules.full(&parts);
+            let Some((base, parents)) = full.split_last() else { continue };
+            if self.places.own_place(parents).map_err(failed)?.is_none() {
+                continue;
+            }
+            let entry = Entry::named(name.clone());
+            self.whiteout(&entry, parents, base)?;
+        }
+        self.waiting_bytes = 0;
+        Ok(())
     }
 
     /// Hides one name of lower layers.
@@ -624,6 +695,8 @@ impl Extract<'_> {
         self.waiting += path.count_bytes() + size_of::<(CString, Timestamps)>();
         self.times.push((path, times));
         if self.waiting > WAITING {
+            // What waits would give folders new times.
+            self.settle()?;
             let current = self.times.last().map(|(path, _)| path.clone());
             self.set_times(current.as_deref())?;
         }

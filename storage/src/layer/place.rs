@@ -121,28 +121,34 @@ impl<'a> Places<'a> {
         Places { target, last: None, steps: 0, budget: u64::MAX, implied: Vec::new(), replace }
     }
 
-    /// The folder at `parts`, which is made if it is not there.
+    /// The folder at `parts`, which is made if it is not there. What lies below must be known.
     pub(crate) fn place(&mut self, parts: &[&[u8]]) -> Result<Rc<Place>> {
+        if let Some(place) = self.own_place(parts)? {
+            return Ok(place);
+        }
+        let resolved = self.resolve(parts)?;
+        let place = self.ensure(&resolved)?;
+        self.remember(parts.join(&b'/'), parts, &resolved, &place);
+        Ok(place)
+    }
+
+    /// The folder at `parts` if the layer has the whole path already, without a symbolic link on it: one call, and
+    /// whatever lies below does not matter.
+    pub(crate) fn own_place(&mut self, parts: &[&[u8]]) -> Result<Option<Rc<Place>>> {
         let path = parts.join(&b'/');
         if let Some((last, place)) = &self.last
             && *last == path
         {
-            return Ok(Rc::clone(place));
+            return Ok(Some(Rc::clone(place)));
         }
         let c_path = c_string(if path.is_empty() { b"." } else { &path })?;
-        // One call where the layer has the whole path already: then no symbolic link is on it.
         match self.target.open_below(self.target.upper.as_fd(), &c_path, sys::DIR) {
             Ok(upper) => {
                 let place = self.new_place(upper, c_path)?;
                 self.last = Some((path, Rc::clone(&place)));
-                Ok(place)
+                Ok(Some(place))
             }
-            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {
-                let resolved = self.resolve(parts)?;
-                let place = self.ensure(&resolved)?;
-                self.remember(path, parts, &resolved, &place);
-                Ok(place)
-            }
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -185,7 +191,7 @@ impl<'a> Places<'a> {
         let open = |fd: &OwnedFd| rustix::fs::openat(fd, c".", sys::PLACE, Mode::empty());
         Ok(Stack {
             upper: Some(open(&self.target.upper)?),
-            lowers: self.target.lowers.iter().map(open).collect::<Result<_>>()?,
+            lowers: self.target.lowers().iter().map(open).collect::<Result<_>>()?,
         })
     }
 
@@ -350,7 +356,7 @@ impl<'a> Places<'a> {
         rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
         let folder = open()?;
         // What was here hid everything below, and the folder must go on hiding it.
-        if !self.target.lowers.is_empty()
+        if self.target.has_below()
             && let Whiteouts::Overlay { opaque } = self.target.whiteouts
         {
             sys::set_xattr(folder.as_fd(), OsStr::new(opaque), b"y")?;
@@ -363,7 +369,7 @@ impl<'a> Places<'a> {
         let raw = parts.join(&b'/');
         if let Some((last, place)) = &self.last
             && *last == raw
-            && (self.target.lowers.is_empty() || place.lowers.is_some())
+            && (!self.target.has_below() || place.lowers.is_some())
         {
             return Ok(Some(Rc::clone(place)));
         }

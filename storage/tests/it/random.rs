@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 use std::io::Cursor;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
 
 use estiba_storage::layer::{Compression, Limits, Target, apply};
-use estiba_storage::{Durability, Key, Name, Native, Overlay, OverlayOptions, Snapshotter};
+use estiba_storage::{Durability, Key, LateParent as _, Name, Native, Overlay, OverlayOptions, Snapshotter};
 use libtest_mimic::Trial;
 
 use crate::archive::Tar;
@@ -12,13 +14,15 @@ use crate::tree::{self, Times};
 use crate::{mounts, privileged};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![privileged("random_layers_are_the_same_on_both_snapshotters", &[], || {
-        // Enough to meet every pair of kinds in one place; more by the environment.
-        let rounds = std::env::var("ESTIBA_RANDOM_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(150);
-        for seed in 1..=rounds {
-            compare(seed);
-        }
-    })]
+    vec![
+        privileged("random_layers_are_the_same_on_both_snapshotters", &[], || (1..=rounds()).for_each(compare)),
+        privileged("random_layers_are_the_same_whenever_the_parent_comes", &[], || (1..=rounds()).for_each(late)),
+    ]
+}
+
+/// Enough to meet every pair of kinds in one place; more by the environment.
+fn rounds() -> u64 {
+    std::env::var("ESTIBA_RANDOM_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(150)
 }
 
 /// xorshift: the same layers every time.
@@ -116,6 +120,72 @@ fn compare(seed: u64) {
         tree::assert_same(&without_links(&trees[0]), &without_links(&trees[1]), &story);
         parent = Some(name);
     }
+}
+
+/// Layers that are applied side by side, while their parents are still being made, come to the same tree as one after the
+/// other.
+fn late(seed: u64) {
+    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let root = tempfile::tempdir().expect("a folder");
+    let options = OverlayOptions { durability: Durability::None, ..OverlayOptions::default() };
+    let open = |name: &str| Overlay::with_options(root.path().join(name), options).expect("open");
+    let (ordered, side_by_side) = (open("ordered"), Arc::new(open("late")));
+    let mut story = format!("seed {seed}\n");
+    let name = |at: usize| -> Name { format!("layer{at}").parse().expect("a name") };
+    let key: Key = "layer".parse().expect("a key");
+    let mut layers = Vec::new();
+    while layers.len() < 4 {
+        let (archive, lines) = layer(&mut dice);
+        let parent = layers.len().checked_sub(1).map(name);
+        let mounts = ordered.prepare(&key, parent.as_ref()).expect("prepare");
+        let target = Target::from_mounts(&mounts).expect("a target");
+        if apply(Cursor::new(&archive), Compression::Sniff, &target, &Limits::default()).is_err() {
+            ordered.remove(&key.clone().into()).expect("remove");
+            continue;
+        }
+        ordered.commit(&name(layers.len()), &key).expect("commit");
+        write!(story, "  layer {}\n{lines}", layers.len()).expect("text");
+        layers.push(archive);
+    }
+    // Each layer waits for the one below it whenever it needs to; they are started from the top.
+    let (senders, receivers): (Vec<_>, Vec<_>) = layers.iter().map(|_| channel::<()>()).unzip();
+    let mut below = receivers.into_iter().map(Some).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        for (at, archive) in layers.iter().enumerate().rev() {
+            let key: Key = format!("late{at}").parse().expect("a key");
+            let waits = at.checked_sub(1).and_then(|at| below[at].take());
+            let (store, story, done) = (Arc::clone(&side_by_side), &story, senders[at].clone());
+            scope.spawn(move || {
+                let target = match waits {
+                    None => Target::from_mounts(&store.prepare(&key, None).expect("prepare")).expect("a target"),
+                    Some(waits) => {
+                        let mounts = store.prepare_late(&key).expect("prepare");
+                        let (store, key) = (Arc::clone(&store), key.clone());
+                        let parent = move || {
+                            waits.recv().expect("the layer below");
+                            store.set_parent(&key, &name(at - 1))
+                        };
+                        Target::late(&mounts, parent).expect("a target")
+                    }
+                };
+                apply(Cursor::new(archive), Compression::Sniff, &target, &Limits::default())
+                    .unwrap_or_else(|error| panic!("layer {at}: {error}\n{story}"));
+                store.commit(&name(at), &key).expect("commit");
+                let _ = done.send(());
+            });
+        }
+    });
+    mounts::private(|| {
+        for at in 0..layers.len() {
+            let mut trees = Vec::new();
+            for snapshotter in [&ordered, &*side_by_side] {
+                let mounts = snapshotter.view(&key, Some(&name(at))).expect("view");
+                mounts::with(&mounts, &mut |place| trees.push(tree::list(place, Times::NotOfFolders)));
+                snapshotter.remove(&key.clone().into()).expect("remove");
+            }
+            tree::assert_same(&trees[0], &trees[1], &story);
+        }
+    });
 }
 
 pub(crate) fn without_links(

@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use estiba_storage::{Durability, Error, Key, Name, Native, Overlay, OverlayOptions, Snapshotter, Writes, testsuite};
+use estiba_storage::{
+    Durability, Error, Key, LateParent as _, Name, Native, Overlay, OverlayOptions, Snapshotter, Writes, testsuite,
+};
 use libtest_mimic::Trial;
 
 use crate::{mounts, plain, privileged};
@@ -44,6 +46,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.push(plain("removal_follows_no_link", removal_follows_no_link));
     trials.push(privileged("removal_enters_no_mount", &[], removal_enters_no_mount));
     trials.push(plain("repair_removes_what_was_left", repair));
+    trials.push(plain("a_parent_that_comes_late", late_parent));
+    trials.push(plain("what_was_not_synced_is_gone_after_a_reboot", reboot));
     trials.push(plain("a_record_cut_short_is_an_error_and_repaired", torn_record));
     trials
 }
@@ -166,6 +170,94 @@ fn repair() {
     assert_eq!(count(&root.path().join("tmp")), 0);
     overlay.remove(&name("base").into()).expect("remove");
     assert_eq!(count(&root.path().join("l")), 0);
+}
+
+fn late_parent() {
+    let root = tempfile::tempdir().expect("a folder");
+    let options = OverlayOptions { durability: Durability::None, ..OverlayOptions::default() };
+    let overlay = Overlay::with_options(root.path(), options).expect("open");
+    let mounts = overlay.prepare_late(&key("top")).expect("prepare");
+    let said = |mounts: &[estiba_storage::oci_spec::runtime::Mount], what: &str| {
+        mounts[0].options().iter().flatten().any(|option| option.starts_with(what))
+    };
+    assert!(said(&mounts, "upperdir=") && !said(&mounts, "lowerdir="));
+    assert!(matches!(overlay.prepare_late(&key("top")), Err(Error::AlreadyExists { .. })));
+    assert!(matches!(overlay.commit(&name("top"), &key("top")), Err(Error::ParentUnknown { .. })));
+    assert!(matches!(overlay.set_parent(&key("top"), &name("base")), Err(Error::NotFound { .. })));
+    assert!(matches!(overlay.set_parent(&key("none"), &name("base")), Err(Error::NotFound { .. })));
+    overlay.prepare(&key("base"), None).expect("prepare");
+    assert!(matches!(overlay.set_parent(&key("base"), &name("base")), Err(Error::HasParent { .. })));
+    overlay.commit(&name("base"), &key("base")).expect("commit");
+    let mounts = overlay.set_parent(&key("top"), &name("base")).expect("set");
+    assert!(said(&mounts, "upperdir=") && said(&mounts, "lowerdir="));
+    assert_eq!(overlay.mounts(&key("top")).expect("mounts"), mounts);
+    assert!(matches!(overlay.set_parent(&key("top"), &name("base")), Err(Error::HasParent { .. })));
+    assert!(matches!(overlay.remove(&name("base").into()), Err(Error::InUse { .. })));
+    overlay.commit(&name("top"), &key("top")).expect("commit");
+    assert_eq!(overlay.stat(&name("top").into()).expect("stat").parent, Some(name("base")));
+    // One that never gets its parent can be removed.
+    overlay.prepare_late(&key("lonely")).expect("prepare");
+    overlay.remove(&key("lonely").into()).expect("remove");
+    // A copying snapshotter cannot do it.
+    let native = Native::open(root.path().join("native")).expect("open");
+    assert!(native.late_parent().is_none());
+}
+
+/// Lets the store's snapshots have been committed before the machine was started.
+fn start_again(root: &Path) {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("a boot id");
+    for entry in fs::read_dir(root.join("committed")).expect("read folder") {
+        let record = entry.expect("entry").path().join("record.json");
+        let text = fs::read_to_string(&record).expect("a record");
+        fs::write(record, text.replace(boot.trim(), "another boot")).expect("write");
+    }
+}
+
+fn reboot() {
+    let root = tempfile::tempdir().expect("a folder");
+    let options = OverlayOptions { durability: Durability::Boot, ..OverlayOptions::default() };
+    let overlay = Overlay::with_options(root.path(), options).expect("open");
+    let layer = |to: &str, parent: Option<&str>| {
+        let parent = parent.map(name);
+        overlay.prepare(&key("layer"), parent.as_ref()).expect("prepare");
+        overlay.commit(&name(to), &key("layer")).expect("commit");
+    };
+    layer("kept-1", None);
+    layer("kept-2", Some("kept-1"));
+    layer("lost-1", Some("kept-1"));
+    layer("lost-2", Some("lost-1"));
+    let all = |there: &[&str]| {
+        let mut names = Vec::new();
+        overlay
+            .walk(&mut |info| {
+                names.push(info.id.to_string());
+                std::ops::ControlFlow::Continue(())
+            })
+            .expect("walk");
+        names.sort();
+        assert_eq!(names, there);
+    };
+    all(&["kept-1", "kept-2", "lost-1", "lost-2"]);
+    overlay.sync(&name("kept-2")).expect("sync");
+    overlay.sync(&name("kept-2")).expect("again");
+    assert!(matches!(overlay.sync(&name("none")), Err(Error::NotFound { .. })));
+    start_again(root.path());
+    all(&["kept-1", "kept-2"]);
+    assert!(matches!(overlay.stat(&name("lost-2").into()), Err(Error::NotFound { .. })));
+    assert!(matches!(overlay.prepare(&key("a"), Some(&name("lost-2"))), Err(Error::NotFound { .. })));
+    assert!(matches!(overlay.sync(&name("lost-2")), Err(Error::NotFound { .. })));
+    // What is unpacked again takes the place of what was lost; a repair removes the rest.
+    layer("lost-1", Some("kept-1"));
+    all(&["kept-1", "kept-2", "lost-1"]);
+    assert_eq!(count(&root.path().join("committed")), 4);
+    let repaired = overlay.repair().expect("repair");
+    assert_eq!((repaired.torn, count(&root.path().join("committed")), count(&root.path().join("l"))), (1, 3, 3));
+    // A store that syncs as it commits has nothing to lose.
+    let strict = Overlay::open(root.path().join("strict")).expect("open");
+    strict.prepare(&key("layer"), None).expect("prepare");
+    strict.commit(&name("layer"), &key("layer")).expect("commit");
+    start_again(&root.path().join("strict"));
+    strict.stat(&name("layer").into()).expect("is there");
 }
 
 fn torn_record() {
