@@ -3,9 +3,11 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::cni::{Command, Failure};
 use crate::port::{PortMapping, Protocol};
 
 /// The crate's result.
@@ -191,4 +193,133 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// A network's configuration file or folder could not be read.
+    #[error("cannot read the CNI configuration {}", path.display())]
+    NetworkFile {
+        /// Which.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A network's configuration makes no sense.
+    #[error("the CNI configuration {} is wrong: {reason}", origin.display())]
+    NetworkConfig {
+        /// Where it was read.
+        origin: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No file of the folder configures that network.
+    #[error("there is no CNI network {name:?} in {}", folder.display())]
+    NetworkUnknown {
+        /// Its name.
+        name: String,
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
+    /// A container, an interface or an argument cannot be called so.
+    #[error("the CNI attachment is wrong: {failure}")]
+    InvalidAttachment {
+        /// What is wrong with it, with the specification's code.
+        failure: Failure,
+    },
+    /// There is no record of that attachment.
+    #[error("the container {container:?} is not attached to the CNI network {network:?} as {interface}")]
+    NotAttached {
+        /// The container.
+        container: String,
+        /// Its interface.
+        interface: String,
+        /// The network.
+        network: String,
+    },
+    /// CHECK was asked for before version 0.4.0.
+    #[error("the CNI network {network:?} has version {version}, which has no CHECK")]
+    CheckUnsupported {
+        /// The network.
+        network: String,
+        /// Its version.
+        version: &'static str,
+    },
+    /// A plugin's executable was not found.
+    #[error("the CNI plugin {plugin:?} is in none of the folders {}", listed(path))]
+    PluginMissing {
+        /// Its name.
+        plugin: String,
+        /// Where it was looked for.
+        path: Vec<PathBuf>,
+    },
+    /// A plugin could not be executed or spoken with.
+    #[error("cannot {operation} the CNI plugin {}", executable.display())]
+    PluginExecute {
+        /// What was tried (`execute`, `wait for` …).
+        operation: &'static str,
+        /// Its executable.
+        executable: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A plugin reported an error, or ended without a report that makes sense.
+    #[error("the CNI plugin {plugin:?} failed to {command}: {failure}")]
+    Plugin {
+        /// Its name.
+        plugin: String,
+        /// What it was asked to do.
+        command: Command,
+        /// What it reported.
+        failure: Failure,
+    },
+    /// A plugin took too long, and was killed.
+    #[error("the CNI plugin {plugin:?} did not {command} within {limit:?}, and was killed")]
+    PluginTimeout {
+        /// Its name.
+        plugin: String,
+        /// What it was asked to do.
+        command: Command,
+        /// How long it might have taken.
+        limit: Duration,
+    },
+    /// The record of an attachment could not be kept or read.
+    #[error("cannot {operation} the CNI cache {}", path.display())]
+    CacheFile {
+        /// What was tried (`write`, `lock` …).
+        operation: &'static str,
+        /// Which file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The record of an attachment makes no sense.
+    #[error("the CNI cache {} is wrong: {reason}", path.display())]
+    CacheContent {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Several steps failed, of which each was tried.
+    #[error("{} steps failed: {}", errors.len(), joined(errors))]
+    Several {
+        /// All that failed, in order.
+        errors: Vec<Error>,
+    },
+}
+
+fn listed(path: &[PathBuf]) -> String {
+    let folders: Vec<_> = path.iter().map(|folder| folder.display().to_string()).collect();
+    folders.join(", ")
+}
+
+/// Several errors have no one source, so each is told with all that lies beneath it.
+fn joined(errors: &[Error]) -> String {
+    let chain = |error: &Error| {
+        let mut line = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(error) = source {
+            line = format!("{line}: {error}");
+            source = error.source();
+        }
+        line
+    };
+    errors.iter().map(chain).collect::<Vec<_>>().join("; ")
 }

@@ -3,6 +3,7 @@
 
 mod bridge;
 mod conntrack;
+pub mod cni;
 mod driver;
 mod endpoint;
 mod error;
