@@ -34,7 +34,7 @@ pub use failure::{Failure, code};
 pub use names::{check_container_id, check_interface_name, check_network_name};
 pub use runner::{Attachment, Runner, Valid};
 pub use serde_json;
-pub use success::{Cidr, Dns, Interface, IpConfig, Route, Success};
+pub use success::{Dns, Interface, IpConfig, Route, Success};
 pub use version::Version;
 
 use std::fmt;

@@ -8,6 +8,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 mod bridge;
 mod firewall;
+mod cni;
 mod world;
 
 fn main() {
@@ -30,6 +31,8 @@ fn main() {
         }),
     ];
     trials.extend(bridge::TRIALS.iter().chain(firewall::TRIALS).map(|(name, body)| privileged(name, *body)));
+    trials.extend(bridge::TRIALS.iter().map(|(name, body)| privileged(name, *body)));
+    trials.extend(cni::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
