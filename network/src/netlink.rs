@@ -241,8 +241,12 @@ impl Netlink {
         self.request(operation, message, NLM_F_REQUEST | NLM_F_DUMP, each)
     }
 
-    /// Asks for one.
-    fn ask(
+    /// Asks for one, and hands it over.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if there is none, or the kernel does not tell.
+    pub fn ask(
         &mut self,
         operation: &str,
         message: RouteNetlinkMessage,
