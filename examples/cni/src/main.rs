@@ -14,6 +14,7 @@ mod loopback;
 mod macvlan;
 mod masquerade;
 mod namespace;
+mod netavark;
 mod ptp;
 mod qdisc;
 mod record;
@@ -43,6 +44,9 @@ const PLUGINS: [(&str, &dyn Plugin); 9] = [
     ("tuning", &tuning::Tuning),
 ];
 
+/// Podman's, which is no plugin.
+const NETAVARK: &str = "netavark";
+
 fn main() -> ExitCode {
     let mut arguments = env::args_os();
     let own = arguments.next().unwrap_or_default();
@@ -52,6 +56,12 @@ fn main() -> ExitCode {
         return plugin::main(plugin);
     }
     let arguments: Vec<_> = arguments.collect();
+    if own == NETAVARK {
+        return netavark::main(arguments);
+    }
+    if arguments.first().is_some_and(|first| first == NETAVARK) {
+        return netavark::main(arguments[1..].to_vec());
+    }
     let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_str().unwrap_or_default()).collect();
     match arguments.as_slice() {
         ["install", folder] => match install(Path::new(folder)) {
@@ -66,6 +76,7 @@ fn main() -> ExitCode {
             let names: Vec<_> = PLUGINS.iter().map(|(name, _)| *name).collect();
             eprintln!("usage: estiba-cni install FOLDER   links every plugin into a folder of plugins");
             eprintln!("       estiba-cni PLUGIN           is that plugin, as a program of its name is");
+            eprintln!("       estiba-cni netavark …       is Podman's netavark, as a program of that name is");
             eprintln!("plugins: {}", names.join(", "));
             ExitCode::from(2)
         }
