@@ -39,6 +39,8 @@ pub struct Realm {
     pub isolate: bool,
     /// What leaves has the host's address.
     pub masquerade: bool,
+    /// Only published ports lead in from elsewhere, and what it has asked for. Without, everything that is routed to it.
+    pub walls: bool,
 }
 
 impl Realm {
@@ -47,7 +49,7 @@ impl Realm {
     pub fn of(network: &Network, bridge: &str) -> Self {
         let Network { internal, isolate, masquerade, .. } = *network;
         let subnets = network.subnets.iter().map(|subnet| subnet.subnet).collect();
-        Self { bridge: bridge.to_owned(), subnets, internal, isolate, masquerade }
+        Self { bridge: bridge.to_owned(), subnets, internal, isolate, masquerade, walls: true }
     }
 }
 
@@ -69,6 +71,9 @@ pub trait Firewall: Debug + Send + Sync {
     ///
     /// [`Error::PortTaken`] if one leads to another container already.
     fn publish(&self, host: Option<&Sandbox>, ports: &[Published]) -> Result<()>;
+
+    /// Whether all of these ports lead where they are said to lead.
+    fn leads(&self, host: Option<&Sandbox>, ports: &[Published]) -> Result<bool>;
 
     /// Takes back ports that lead where they are said to lead; others are let alone.
     fn unpublish(&self, host: Option<&Sandbox>, ports: &[Published]) -> Result<()>;
@@ -101,6 +106,10 @@ impl Firewall for NoFirewall {
 
     fn publish(&self, _host: Option<&Sandbox>, ports: &[Published]) -> Result<()> {
         if ports.is_empty() { Ok(()) } else { Err(Error::NoFirewall) }
+    }
+
+    fn leads(&self, _host: Option<&Sandbox>, ports: &[Published]) -> Result<bool> {
+        Ok(ports.is_empty())
     }
 
     fn unpublish(&self, _host: Option<&Sandbox>, _ports: &[Published]) -> Result<()> {

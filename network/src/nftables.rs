@@ -49,7 +49,8 @@ impl Firewall for Nftables {
             let generation = generation(&mut netfilter)?;
             let Some(bridges) = dump(&mut netfilter, Set::Bridges)? else { return Ok(()) };
             let mut transaction = Transaction::new(Some(generation));
-            if bridges.iter().all(|name| *name == interface(&realm.bridge)) {
+            // Ports may be published for who sees to the rest by himself.
+            if bridges.iter().all(|name| *name == interface(&realm.bridge)) && !has_ports(&mut netfilter)? {
                 transaction.messages.begin(message::DELETE_TABLE, 0, INET, 0).text(1, TABLE);
             } else {
                 let keys = every_element(realm);
@@ -80,6 +81,12 @@ impl Firewall for Nftables {
         let mut netfilter = open(host)?;
         ensure(&mut netfilter, &[], ports)?;
         conntrack::forget(&mut netfilter, ports)
+    }
+
+    fn leads(&self, host: Option<&Sandbox>, ports: &[Published]) -> Result<bool> {
+        let keys: Vec<_> = ports.iter().map(|port| (set_of(port), key_of(port))).collect();
+        let found = look_up(&mut open(host)?, &keys)?;
+        Ok(ports.iter().zip(found).all(|(port, found)| found == Some(value_of(port))))
     }
 
     fn unpublish(&self, host: Option<&Sandbox>, ports: &[Published]) -> Result<()> {
@@ -180,6 +187,9 @@ fn element_of(realm: &Realm) -> Vec<(Set, Vec<u8>)> {
     } else if !realm.isolate {
         all.push((Set::Open, name.clone()));
     }
+    if !realm.walls && !realm.internal {
+        all.push((Set::Unwalled, name.clone()));
+    }
     if realm.masquerade && !realm.internal {
         all.push((Set::Masked, name));
     }
@@ -201,7 +211,7 @@ fn ranges_of(realm: &Realm) -> Vec<(Set, Vec<u8>, Vec<u8>)> {
 fn every_element(realm: &Realm) -> Vec<(Set, Vec<u8>)> {
     let name = interface(&realm.bridge);
     let mut all = vec![(Set::Same, [name.clone(), name.clone()].concat())];
-    all.extend([Set::Bridges, Set::Internal, Set::Open, Set::Masked].map(|set| (set, name.clone())));
+    all.extend([Set::Bridges, Set::Internal, Set::Open, Set::Unwalled, Set::Masked].map(|set| (set, name.clone())));
     all
 }
 
@@ -344,6 +354,16 @@ fn dump(netfilter: &mut Netfilter, set: Set) -> Result<Option<Vec<Vec<u8>>>> {
         Some(Errno::ENOENT) => Ok(None),
         Some(errno) => Err(refused("look into the packet filter", errno)),
     }
+}
+
+/// Whether any port is published.
+fn has_ports(netfilter: &mut Netfilter) -> Result<bool> {
+    for set in [Set::Bound4, Set::Bound6, Set::Any4, Set::Any6] {
+        if dump(netfilter, set)?.is_some_and(|keys| !keys.is_empty()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The number of the tables' state, which every change raises.

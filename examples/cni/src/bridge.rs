@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::address::{self, Detection};
 use crate::config::{self, Common};
 use crate::device::{self, Device, New};
-use crate::masquerade;
+use crate::firewall::{self, Asker, Held};
 use crate::record::Key;
 use crate::{about, namespace, sysctl};
 
@@ -108,7 +108,7 @@ impl Plugin for Bridge {
         if let Some(sandbox) = namespace::find(&request.netns)? {
             device::remove(&mut sandbox.netlink()?, &request.interface)?;
         }
-        masquerade::withdraw(&Key::of(request))?;
+        firewall::release(Asker::Maker, &Key::of(request))?;
         // The addresses go last: while they are somebody's, nobody else gets them.
         config.common.delegate(request, Command::Del)
     }
@@ -145,7 +145,7 @@ impl Plugin for Bridge {
 
     fn gc(&self, request: &Request) -> Result<(), Failure> {
         let config: Config = request.config()?;
-        masquerade::collect(request)?;
+        firewall::collect(Asker::Maker, request)?;
         config.common.delegate(request, Command::Gc)
     }
 
@@ -166,6 +166,9 @@ fn ensure(host: &mut Netlink, config: &Config) -> Result<Device, Failure> {
         batch.ensure(format!("make the bridge {}", config.name), device::bridge(&new));
         host.commit(&batch)?;
         sysctl::set_if_there(&format!("net/ipv6/conf/{}/accept_ra", config.name), "0");
+        // Neighbours are asked for from its link-local address: without, for two seconds nobody is found.
+        let value = if config.detect { "1" } else { "0" };
+        sysctl::set_if_there(&format!("net/ipv6/conf/{}/accept_dad", config.name), value);
     }
     let bridge = Device::get(host, &config.name)?;
     if bridge.kind != "bridge" {
@@ -211,7 +214,7 @@ fn connect(
     success.interfaces = vec![bridge.interface(""), near.interface(""), sandboxed];
     let addressed = give(request, config, sandbox, host, bridge, &mut success);
     if addressed.is_err() {
-        let _ = masquerade::withdraw(&Key::of(request));
+        let _ = firewall::release(Asker::Maker, &Key::of(request));
         let _ = config.common.delegate(request, Command::Del);
     }
     addressed?;
@@ -254,7 +257,9 @@ fn give(
         address::enable_forwarding(&success.ips)?;
     }
     if config.masquerade && !success.ips.is_empty() {
-        masquerade::admit(&Key::of(request), &config.name)?;
+        let subnets = firewall::subnets(&success.ips);
+        let held = Held { interface: config.name.clone(), subnets, masquerade: true, ..Held::default() };
+        firewall::hold(Asker::Maker, &Key::of(request), &held)?;
     }
     device::wait_until_it_works(host, &success.interfaces[1].name).map(drop)
 }

@@ -206,11 +206,11 @@ pub(crate) fn macvlan(new: &New<'_>, parent: u32, mode: MacVlanMode, broadcast_q
     of_kind(message, InfoKind::MacVlan, Some(InfoData::MacVlan(data)))
 }
 
-/// Makes a cable: `far` in its namespace, and an end on the host with a name of its own, in a bridge perhaps.
+/// Makes a cable: `far` in its namespace, and an end on the host with a name of its own; in a bridge it is up at once.
 pub(crate) fn cable(netlink: &mut Netlink, far: &New<'_>, mtu: u32, master: Option<u32>) -> Result<Device, Failure> {
     for _ in 0..16 {
         let name = unique_name()?;
-        let mut near = New { mtu, up: true, ..New::named(&name) }.message();
+        let mut near = New { mtu, up: master.is_some(), ..New::named(&name) }.message();
         near.attributes.extend(master.map(LinkAttribute::Controller));
         let message = of_kind(near, InfoKind::Veth, Some(InfoData::Veth(InfoVeth::Peer(far.message()))));
         let mut batch = Batch::new();

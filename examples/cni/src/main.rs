@@ -12,14 +12,15 @@ mod host_device;
 mod host_local;
 mod loopback;
 mod macvlan;
-mod masquerade;
 mod namespace;
 mod netavark;
+mod portmap;
 mod ptp;
 mod qdisc;
 mod record;
 mod sysctl;
 mod tuning;
+mod walls;
 
 use std::env;
 use std::ffi::OsStr;
@@ -32,13 +33,15 @@ use std::process::ExitCode;
 use estiba_network::cni::plugin::{self, Plugin};
 
 /// All plugins, by their names.
-const PLUGINS: [(&str, &dyn Plugin); 9] = [
+const PLUGINS: [(&str, &dyn Plugin); 11] = [
     ("bandwidth", &bandwidth::Bandwidth),
     ("bridge", &bridge::Bridge),
+    ("firewall", &walls::Walls),
     ("host-device", &host_device::HostDevice),
     ("host-local", &host_local::HostLocal),
     ("loopback", &loopback::Loopback),
     ("macvlan", &macvlan::Macvlan),
+    ("portmap", &portmap::Portmap),
     ("ptp", &ptp::Ptp),
     ("static", &fixed::Static),
     ("tuning", &tuning::Tuning),

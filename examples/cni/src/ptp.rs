@@ -11,9 +11,9 @@ use serde::Deserialize;
 use crate::address::{self, Detection, Way};
 use crate::config::Common;
 use crate::device::{self, Device, New};
-use crate::masquerade;
+use crate::firewall::{self, Asker, Held};
 use crate::record::Key;
-use crate::{about, namespace};
+use crate::{about, namespace, sysctl};
 
 #[derive(Debug)]
 pub(crate) struct Ptp;
@@ -59,7 +59,7 @@ impl Plugin for Ptp {
         if let Some(sandbox) = namespace::find(&request.netns)? {
             device::remove(&mut sandbox.netlink()?, &request.interface)?;
         }
-        masquerade::withdraw(&Key::of(request))?;
+        firewall::release(Asker::Maker, &Key::of(request))?;
         config.common.delegate(request, Command::Del)
     }
 
@@ -72,7 +72,7 @@ impl Plugin for Ptp {
 
     fn gc(&self, request: &Request) -> Result<(), Failure> {
         let config: Config = request.config()?;
-        masquerade::collect(request)?;
+        firewall::collect(Asker::Maker, request)?;
         config.common.delegate(request, Command::Gc)
     }
 
@@ -92,7 +92,13 @@ fn connect(request: &Request, config: &Config, sandbox: &Sandbox, success: &mut 
     let mut host = Netlink::open()?;
     let far = New { mtu: config.mtu, namespace: Some(sandbox.as_fd()), ..New::named(&request.interface) };
     let near = device::cable(&mut host, &far, config.mtu, None)?;
-    crate::sysctl::set_if_there(&format!("net/ipv6/conf/{}/accept_ra", near.name), "0");
+    // Nobody else is on the cable: its addresses are good at once.
+    for setting in ["accept_ra", "accept_dad"] {
+        sysctl::set_if_there(&format!("net/ipv6/conf/{}/{setting}", near.name), "0");
+    }
+    let mut batch = Batch::new();
+    batch.change(format!("set the interface {} up", near.name), device::up(near.index));
+    host.commit(&batch)?;
     let inside = Device::get(&mut sandbox.netlink()?, &request.interface)?;
     success.interfaces = vec![near.interface(""), inside.interface(&request.netns.to_string_lossy())];
     for ip in &mut success.ips {
@@ -112,7 +118,9 @@ fn connect(request: &Request, config: &Config, sandbox: &Sandbox, success: &mut 
     }
     host.commit(&batch)?;
     if config.masquerade {
-        masquerade::admit(&Key::of(request), &near.name)?;
+        let subnets = success.ips.iter().map(|ip| IpNet::from(ip.address.addr())).collect();
+        let held = Held { interface: near.name.clone(), subnets, masquerade: true, ..Held::default() };
+        firewall::hold(Asker::Maker, &Key::of(request), &held)?;
     }
     Ok(())
 }

@@ -49,12 +49,22 @@ pub(crate) struct Records {
     _lock: Flock<File>,
 }
 
+/// Where the records of a kind are. A host is its network namespace.
+fn folder(kind: &str) -> io::Result<PathBuf> {
+    let host = fs::metadata("/proc/thread-self/ns/net")?.ino();
+    Ok(Path::new(ROOT).join(format!("{host}-{kind}")))
+}
+
 impl Records {
-    /// The records of that kind. A host is its network namespace.
+    /// Whether there is any record of that kind.
+    pub(crate) fn exist(kind: &str) -> bool {
+        folder(kind).is_ok_and(|folder| folder.exists())
+    }
+
+    /// The records of that kind.
     pub(crate) fn open(kind: &str) -> Result<Self, Failure> {
-        let host = fs::metadata("/proc/thread-self/ns/net").map(|metadata| metadata.ino());
-        let host = host.map_err(|error| Failure::io("failed to look at the host's network namespace", &error))?;
-        let folder = Path::new(ROOT).join(format!("{host}-{kind}"));
+        let folder = folder(kind)
+            .map_err(|error| Failure::io("failed to look at the host's network namespace", &error))?;
         let failed = |error: &dyn std::error::Error| Failure::io(format!("failed to lock {}", folder.display()), error);
         loop {
             DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| failed(&error))?;
@@ -102,6 +112,17 @@ impl Records {
         }
     }
 
+    /// Does something while a record is out of sight. It is back afterwards; who is killed meanwhile leaves it hidden, and what it
+    /// tells of is what is being removed.
+    pub(crate) fn without<T>(&self, key: &Key, work: impl FnOnce() -> T) -> Result<T, Failure> {
+        let (path, hidden) = (self.folder.join(key.file()), self.folder.join(".hidden"));
+        let failed = |error: io::Error| Failure::io(format!("failed to move {}", path.display()), &error);
+        fs::rename(&path, &hidden).map_err(failed)?;
+        let done = work();
+        fs::rename(&hidden, &path).map_err(failed)?;
+        Ok(done)
+    }
+
     /// Who has one.
     pub(crate) fn keys(&self) -> Vec<Key> {
         let names = fs::read_dir(&self.folder).into_iter().flatten().flatten();
@@ -124,7 +145,9 @@ impl Records {
 impl Drop for Records {
     /// An empty folder goes with its last record.
     fn drop(&mut self) {
-        let _ = fs::remove_file(self.folder.join(".new"));
+        for passing in [".new", ".hidden"] {
+            let _ = fs::remove_file(self.folder.join(passing));
+        }
         let _ = fs::remove_dir(&self.folder);
     }
 }

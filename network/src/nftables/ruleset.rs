@@ -34,6 +34,8 @@ pub(super) enum Set {
     Internal,
     /// The bridges that let each other in.
     Open,
+    /// The bridges that everybody is let into.
+    Unwalled,
     /// The bridges whose containers have the host's address outside.
     Masked,
     /// Each network's addresses with its bridge.
@@ -59,11 +61,12 @@ fn joined(types: &[u32]) -> u32 {
 }
 
 impl Set {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Bridges,
         Self::Same,
         Self::Internal,
         Self::Open,
+        Self::Unwalled,
         Self::Masked,
         Self::Own4,
         Self::Own6,
@@ -79,6 +82,7 @@ impl Set {
             Self::Same => "same",
             Self::Internal => "internal",
             Self::Open => "open",
+            Self::Unwalled => "unwalled",
             Self::Masked => "masked",
             Self::Own4 => "own",
             Self::Own6 => "own6",
@@ -102,7 +106,7 @@ impl Set {
     fn layout(self) -> ((u32, u32), Option<(u32, u32)>) {
         let value = |address: u32, length: u32| Some((joined(&[address, SERVICE]), length + 4));
         match self {
-            Self::Bridges | Self::Internal | Self::Open | Self::Masked => ((IFNAME, 16), None),
+            Self::Bridges | Self::Internal | Self::Open | Self::Unwalled | Self::Masked => ((IFNAME, 16), None),
             Self::Same => ((joined(&[IFNAME, IFNAME]), 32), None),
             Self::Own4 => ((joined(&[IPV4_ADDRESS, IFNAME]), 20), None),
             Self::Own6 => ((joined(&[IPV6_ADDRESS, IFNAME]), 32), None),
@@ -226,6 +230,9 @@ pub(super) fn write(transaction: &mut Transaction) {
     rule(messages, "walls", |rule| {
         rule.input_interface(1).lookup(Set::Open, 1, None, false);
         rule.output_interface(1).lookup(Set::Open, 1, None, false).verdict(ACCEPT);
+    });
+    rule(messages, "walls", |rule| {
+        rule.output_interface(1).lookup(Set::Unwalled, 1, None, false).verdict(ACCEPT);
     });
     rule(messages, "walls", |rule| {
         rule.output_interface(1).lookup(Set::Bridges, 1, None, false).verdict(DROP);

@@ -31,7 +31,6 @@ fn main() {
         }),
     ];
     trials.extend(bridge::TRIALS.iter().chain(firewall::TRIALS).map(|(name, body)| privileged(name, *body)));
-    trials.extend(bridge::TRIALS.iter().map(|(name, body)| privileged(name, *body)));
     trials.extend(cni::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -86,6 +87,25 @@ impl Stage {
             "type": "host-local", "dataDir": self.path("leases"), "ranges": ranges,
             "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }]
         })
+    }
+}
+
+impl Drop for Stage {
+    /// What plugins have on record of the host goes with it: another one may get its number.
+    fn drop(&mut self) {
+        for folder in self.records() {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
+
+impl Stage {
+    /// The folders of what plugins have on record.
+    pub(crate) fn records(&self) -> Vec<PathBuf> {
+        let Ok(Ok(host)) = self.host.run(|| fs::metadata("/proc/thread-self/ns/net")) else { return Vec::new() };
+        let prefix = format!("{}-", host.ino());
+        let all = fs::read_dir("/run/cni/estiba").into_iter().flatten().flatten();
+        all.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix)).map(|entry| entry.path()).collect()
     }
 }
 
