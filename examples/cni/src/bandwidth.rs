@@ -20,13 +20,13 @@ pub(crate) struct Bandwidth;
 struct Config {
     #[serde(flatten)]
     own: Limits,
-    #[serde(default, rename = "runtimeConfig")]
+    #[serde(default, rename = "runtimeConfig", alias = "RuntimeConfig")]
     runtime: Option<Runtime>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 struct Runtime {
-    #[serde(default)]
+    #[serde(default, alias = "bandWidth")]
     bandwidth: Option<Limits>,
 }
 

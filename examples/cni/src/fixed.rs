@@ -15,7 +15,7 @@ pub(crate) struct Static;
 #[derive(Debug, Deserialize)]
 struct Config {
     ipam: Option<Ipam>,
-    #[serde(default, rename = "runtimeConfig")]
+    #[serde(default, rename = "runtimeConfig", alias = "RuntimeConfig")]
     runtime: Option<Asked>,
     #[serde(default)]
     args: Option<Args>,
@@ -77,9 +77,10 @@ fn load(request: &Request) -> Result<(Vec<IpConfig>, Ipam), Failure> {
             }
         }
     }
+    // Later ones are in the place of earlier ones.
     let asked = [config.args.and_then(|args| args.cni), config.runtime];
     for texts in asked.into_iter().flatten().filter_map(|asked| asked.ips).filter(|texts| !texts.is_empty()) {
-        let parsed = texts.iter().map(|text| Ok(IpConfig::new(cidr(text, "ips")?, None)));
+        let parsed = texts.iter().map(|text| Ok(IpConfig::new(asked_cidr(text)?, None)));
         ips = parsed.collect::<Result<_, Failure>>()?;
     }
     let count = |is_four: bool| ips.iter().filter(|ip| ip.address.addr().is_ipv4() == is_four).count();
@@ -92,6 +93,11 @@ fn load(request: &Request) -> Result<(Vec<IpConfig>, Ipam), Failure> {
 
 fn cidr(text: &str, field: &str) -> Result<IpNet, Failure> {
     text.parse().map_err(|_| Failure::config(format!("the '{field}' field is expected to be in CIDR notation, got: '{text}'")))
+}
+
+fn asked_cidr(text: &str) -> Result<IpNet, Failure> {
+    text.parse()
+        .map_err(|_| Failure::config(format!("an entry in the 'ips' field is NOT in CIDR notation, got: '{text}'")))
 }
 
 fn gateway(text: &str) -> Result<IpAddr, Failure> {

@@ -30,7 +30,7 @@ struct Config {
     kernel_path: String,
     #[serde(default, rename = "pciBusID")]
     pci: String,
-    #[serde(default, rename = "runtimeConfig")]
+    #[serde(default, rename = "runtimeConfig", alias = "RuntimeConfig")]
     runtime: Option<Runtime>,
 }
 

@@ -1,5 +1,6 @@
 //! `host-local`: addresses of ranges, given out once each on this host.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ pub(crate) struct HostLocal;
 #[derive(Debug, Deserialize)]
 struct Config {
     ipam: Option<Ipam>,
-    #[serde(default, rename = "runtimeConfig")]
+    #[serde(default, rename = "runtimeConfig", alias = "RuntimeConfig")]
     runtime: Option<Runtime>,
     #[serde(default)]
     args: Option<Args>,
@@ -199,9 +200,12 @@ impl Plugin for HostLocal {
 
     fn add(&self, request: &Request) -> Result<Success, Failure> {
         let Loaded { leases, wanted, routes, dns } = load(request)?;
+        let mut used = BTreeSet::new();
         for address in &wanted {
             let inside = |range: &&Subnet| (range.first()..=range.last()).contains(address);
-            let Some(range) = leases.pools.iter().flatten().find(inside) else {
+            let found = leases.pools.iter().enumerate().find_map(|(n, pool)| Some((n, pool.iter().find(inside)?)));
+            // Each pool gives one.
+            let Some((_, range)) = found.filter(|(number, _)| used.insert(*number)) else {
                 return Err(Failure::config(format!("failed to allocate all requested IPs: {address}")));
             };
             if range.gateway() == *address {

@@ -11,11 +11,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use estiba_network::ipnet::IpNet;
-use estiba_network::{Attachment, Bridge, Driver, Endpoint, Network, PortMapping, Protocol, Sandbox, Subnet};
+use estiba_network::{
+    Attachment, Bridge, Driver, Endpoint, Firewall as _, Network, PortMapping, Protocol, Sandbox, Subnet, ports,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::firewall;
+use crate::{address, firewall, sysctl};
 
 /// Of the netavark whose protocol this is.
 const VERSION: &str = "1.17.0";
@@ -215,6 +217,49 @@ struct Place {
     driver: Box<dyn Driver>,
     network: Network,
     attachment: Attachment,
+    /// The driver would look whether they are free: they are not, Podman holds them with sockets of its own.
+    ports: Vec<PortMapping>,
+}
+
+impl Place {
+    fn attach(&self, sandbox: &Sandbox) -> Result<Endpoint> {
+        let mut attachment = self.attachment.clone();
+        // A running container that is connected to one more network keeps its way out, and its ports lead where they did.
+        let routes = address::routes(&mut sandbox.netlink()?)?;
+        let is_connected = routes.iter().any(|route| route.to.prefix_len() == 0);
+        attachment.default_route &= !is_connected;
+        let endpoint = self.driver.attach(&self.network, sandbox, &attachment)?;
+        let published = if is_connected { Ok(()) } else { self.publish(&endpoint) };
+        if published.is_err() {
+            let _ = self.driver.detach(&self.network, Some(sandbox), &self.attachment);
+        }
+        published?;
+        Ok(endpoint)
+    }
+
+    fn publish(&self, endpoint: &Endpoint) -> Result<()> {
+        let endpoint = Endpoint { ports: self.ports.clone(), ..endpoint.clone() };
+        let published = ports::published(&endpoint);
+        if published.is_empty() {
+            return Ok(());
+        }
+        firewall::kernel().publish(None, &published)?;
+        // The host's own programs reach 127.0.0.1 through the bridge; the packet filter keeps everybody else from it.
+        let local = |host: IpAddr| host.is_ipv4() && (host.is_unspecified() || host.is_loopback());
+        if let Some(bridge) = self.network.interface.as_ref().filter(|_| published.iter().any(|port| local(port.host))) {
+            sysctl::set(&format!("net/ipv4/conf/{bridge}/route_localnet"), "1")?;
+        }
+        Ok(())
+    }
+
+    /// Podman tells the addresses again that it has chosen.
+    fn detach(&self, sandbox: Option<&Sandbox>) -> Result<()> {
+        let addresses = self.attachment.addresses.iter().map(|address| (*address).into()).collect();
+        let endpoint = Endpoint { ports: self.ports.clone(), addresses, ..Endpoint::default() };
+        let closed = firewall::kernel().unpublish(None, &ports::published(&endpoint));
+        self.driver.detach(&self.network, sandbox, &self.attachment)?;
+        Ok(closed?)
+    }
 }
 
 fn places(line: &Line, options: &Options) -> Result<Vec<Place>> {
@@ -231,8 +276,8 @@ fn places(line: &Line, options: &Options) -> Result<Vec<Place>> {
         let info = options.network_info.get(name).ok_or_else(|| format!("network info for network {name} not found"))?;
         let network = network(info)?;
         // Every network has the container's ports: they lead to the first one that can.
-        let has_ports = !network.internal && !places.iter().any(|place| !place.attachment.ports.is_empty());
-        let ports = if has_ports { ports(options)? } else { Vec::new() };
+        let has_ports = !network.internal && !places.iter().any(|place| !place.ports.is_empty());
+        let ports = if has_ports { mapped(options)? } else { Vec::new() };
         let without = info.options.as_ref().and_then(|options| options.get("no_default_route"));
         let can_route = !network.internal && without.is_none_or(|value| value != "true" && value != "1");
         let default_route = can_route && !places.iter().any(|place| place.attachment.default_route);
@@ -244,12 +289,12 @@ fn places(line: &Line, options: &Options) -> Result<Vec<Place>> {
             interface: wanted.interface_name.clone(),
             addresses: wanted.static_ips.clone().unwrap_or_default(),
             mac,
-            ports,
+            ports: Vec::new(),
             names,
             default_route,
         };
         attachment.check()?;
-        places.push(Place { name: name.clone(), driver: driver(line, info)?, network, attachment });
+        places.push(Place { name: name.clone(), driver: driver(line, info)?, network, attachment, ports });
     }
     Ok(places)
 }
@@ -305,7 +350,7 @@ fn network(info: &Info) -> Result<Network> {
     Ok(network)
 }
 
-fn ports(options: &Options) -> Result<Vec<PortMapping>> {
+fn mapped(options: &Options) -> Result<Vec<PortMapping>> {
     let mut ports = Vec::new();
     for mapping in options.port_mappings.iter().flatten() {
         let host_address = Some(mapping.host_ip.as_str()).filter(|text| !text.is_empty()).map(str::parse).transpose();
@@ -334,17 +379,17 @@ fn setup(line: &Line, netns: &Path) -> Result<Value> {
     sandbox.netlink()?.set_loopback_up()?;
     let mut all = BTreeMap::new();
     for (at, place) in places.iter().enumerate() {
-        match place.driver.attach(&place.network, &sandbox, &place.attachment) {
+        match place.attach(&sandbox) {
             Ok(endpoint) => {
                 all.insert(place.name.clone(), status(place, &endpoint));
             }
             Err(error) => {
                 for made in places[..at].iter().rev() {
-                    if let Err(second) = made.driver.detach(&made.network, Some(&sandbox), &made.attachment) {
+                    if let Err(second) = made.detach(Some(&sandbox)) {
                         eprintln!("netavark: failed to cleanup network {}: {second}", made.name);
                     }
                 }
-                return Err(error.into());
+                return Err(error);
             }
         }
     }
@@ -373,7 +418,7 @@ fn teardown(line: &Line, netns: &Path) -> Result<Value> {
     let sandbox = Sandbox::open(netns).ok();
     let mut failed = Vec::new();
     for place in places(line, &options)? {
-        if let Err(error) = place.driver.detach(&place.network, sandbox.as_ref(), &place.attachment) {
+        if let Err(error) = place.detach(sandbox.as_ref()) {
             failed.push(format!("{}: {error}", place.name));
         }
     }

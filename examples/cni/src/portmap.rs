@@ -25,7 +25,7 @@ struct Config {
     mark: Option<i64>,
     #[serde(default, rename = "externalSetMarkChain")]
     chain: Option<String>,
-    #[serde(default, rename = "runtimeConfig")]
+    #[serde(default, rename = "runtimeConfig", alias = "RuntimeConfig")]
     runtime: Option<Runtime>,
 }
 

@@ -177,7 +177,7 @@ impl Success {
             value[key] = entry;
         }
         if value.get("ip4").or(value.get("ip6")).is_none() {
-            return Err(format!("version {version} cannot say that there is no address"));
+            return Err(format!("cannot convert to version {version}: no valid IP addresses"));
         }
         // Version 0.2.0 has it always.
         value["dns"] = json!(self.dns);
