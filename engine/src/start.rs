@@ -164,7 +164,7 @@ fn try_start(
 /// What was given as a shim is none, if it did not even take its lock.
 fn no_shim(inner: &Inner, record: &Record, source: estiba_shim::Error) -> Result<Error, estiba_shim::Error> {
     match (&inner.config.shim, &source) {
-        (ShimProgram::Path(program), estiba_shim::Error::Disconnected { .. })
+        (ShimProgram::Path(program), estiba_shim::Error::Disconnected { .. } | estiba_shim::Error::File { .. })
             if matches!(inner.records.has_shim(&record.id), Ok(false)) =>
         {
             Ok(Error::NotAShim { program: program.clone(), source: Box::new(source) })
@@ -203,7 +203,14 @@ fn launch(inner: &Inner, record: &Record, fresh: Option<Fresh>) -> Result<Launch
     };
     // While the shim comes up, the bundle is written.
     let launching = launch.begin().map_err(failed("start the shim of"))?;
-    let waiting = estiba_shim::Client::connect(&folder, id.as_str()).map_err(failed("connect to the shim of"))?;
+    let waiting = match estiba_shim::Client::connect(&folder, id.as_str()) {
+        Ok(waiting) => waiting,
+        // It has ended already, and how says more.
+        Err(refused) => {
+            let ended = launching.finish().err().unwrap_or(refused);
+            return Err(no_shim(inner, record, ended).unwrap_or_else(failed("connect to the shim of")));
+        }
+    };
 
     let Fresh { defaults, mounts } = match fresh {
         Some(fresh) => fresh,

@@ -101,7 +101,9 @@ mod tests {
     fn hardware_addresses() {
         assert_eq!(parse_mac("02:42:0A:58:00:02").expect("one"), [2, 0x42, 10, 88, 0, 2]);
         assert_eq!(mac_text(&[2, 0x42, 10, 88, 0, 2]), "02:42:0a:58:00:02");
-        for wrong in ["", "02:42:0a:58:00", "02:42:0a:58:00:02:03", "2:42:0a:58:00:02", "+2:42:0a:58:00:02", "xx:42:0a:58:00:02"] {
+        for wrong in
+            ["", "02:42:0a:58:00", "02:42:0a:58:00:02:03", "2:42:0a:58:00:02", "+2:42:0a:58:00:02", "xx:42:0a:58:00:02"]
+        {
             assert_eq!(parse_mac(wrong).expect_err(wrong).code, 7);
         }
     }

@@ -120,7 +120,8 @@ fn find(host: &mut Netlink, config: &Config) -> Result<Option<Device>, Failure> 
             device.map(Some).ok_or_else(|| missing(format!("no interface has the address {}", config.mac)))
         }
         Told::Folder(folder) => {
-            let names = fs::read_dir(&folder).map_err(|error| Failure::io(format!("failed to read {folder:?}"), &error))?;
+            let names =
+                fs::read_dir(&folder).map_err(|error| Failure::io(format!("failed to read {folder:?}"), &error))?;
             let name = names.flatten().next().map(|entry| entry.file_name().to_string_lossy().into_owned());
             let name = name.ok_or_else(|| missing(format!("{folder:?} has no network device")))?;
             Device::get(host, &name).map(Some)
@@ -211,7 +212,10 @@ fn move_in(host: &mut Netlink, sandbox: &Sandbox, device: &Device, name: &str) -
     relocate(host, device.index, &between, &device.name)?;
     let mut middle = between.netlink()?;
     let back = |middle: &mut Netlink, host: &mut Netlink, error: Failure| {
-        let now = Device::all(middle).into_iter().flatten().find(|found| found.kind == device.kind && found.mac == device.mac);
+        let now = Device::all(middle)
+            .into_iter()
+            .flatten()
+            .find(|found| found.kind == device.kind && found.mac == device.mac);
         if let Some(now) = now {
             let _ = describe(middle, now.index, &device.name, "");
             let _ = relocate(middle, now.index, &own, &device.name);

@@ -215,7 +215,8 @@ impl Plugin for HostLocal {
         let owner = owner(request);
         if let Some(lease) = leases.owned_by(&owner)?.first().filter(|_| wanted.is_empty()) {
             let address = lease.address.addr();
-            let message = format!("{address} has been allocated to {}, duplicate allocation is not allowed", owner.container);
+            let message =
+                format!("{address} has been allocated to {}, duplicate allocation is not allowed", owner.container);
             return Err(Failure::internal(message));
         }
         let given = leases.reserve(&owner, &wanted).map_err(|error| match error {
@@ -262,7 +263,8 @@ impl Plugin for HostLocal {
                 let gateway = u128::from(within(range, range.gateway()));
                 sum.saturating_add(distance(range.first(), range.last()).saturating_add(1) - gateway)
             });
-            let count = taken.iter().filter(|lease| pool.iter().any(|range| within(range, lease.address.addr()))).count();
+            let count =
+                taken.iter().filter(|lease| pool.iter().any(|range| within(range, lease.address.addr()))).count();
             if count as u128 >= size {
                 let message = format!("no IP addresses available in range set {number}");
                 return Err(Failure::new(code::NOT_AVAILABLE, message));

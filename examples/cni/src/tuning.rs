@@ -194,7 +194,8 @@ impl Plugin for Tuning {
             .collect::<Result<_, Failure>>()?;
         namespace::open(&request.netns)?.run(|| -> Result<(), Failure> {
             for (path, value) in paths {
-                let written = OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(value.as_bytes()));
+                let written =
+                    OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(value.as_bytes()));
                 written.map_err(|error| Failure::io(format!("failed to write {}", path.display()), &error))?;
             }
             if like == Like::default() {

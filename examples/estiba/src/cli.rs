@@ -563,7 +563,6 @@ mod tests {
             ("estiba container ls --nope", "see 'estiba container ls --help'"),
             ("estiba system nope", "see 'estiba system --help'"),
             ("estiba run --stop-signal NOPE x", "invalid signal: NOPE"),
-            ("estiba run --network bridge x", "not supported yet"),
             ("estiba --snapshotter btrfs ps", "btrfs"),
         ] {
             let text = failure(words);

@@ -7,8 +7,8 @@ use estiba_network::{Attachment, Driver, Error, Host, Loopback, Network, Sandbox
 use libtest_mimic::{Arguments, Failed, Trial};
 
 mod bridge;
-mod firewall;
 mod cni;
+mod firewall;
 mod world;
 
 fn main() {

@@ -88,6 +88,5 @@ mod tests {
             let target = Target::new(Path::new(given), "f").expect("a target");
             assert_eq!((target.path(), target.parent(), target.name()), (path, parent, name), "{given}");
         }
-        let target = Target::new(Path::new("/a/b/c"), "f").expect("a target");
     }
 }

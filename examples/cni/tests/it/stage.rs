@@ -32,7 +32,8 @@ pub(crate) struct Container {
 impl Stage {
     pub(crate) fn new() -> Outcome<Self> {
         let folder = tempfile::tempdir()?;
-        let installed = Command::new(env!("CARGO_BIN_EXE_estiba-cni")).arg("install").arg(folder.path().join("bin")).status()?;
+        let installed =
+            Command::new(env!("CARGO_BIN_EXE_estiba-cni")).arg("install").arg(folder.path().join("bin")).status()?;
         assert!(installed.success());
         let host = Sandbox::new()?;
         host.netlink()?.set_loopback_up()?;
@@ -68,7 +69,12 @@ impl Stage {
         Ok(self.host.run(work)?)
     }
 
-    pub(crate) fn add(&self, runner: &Runner, network: &Network, container: &Container) -> Outcome<Result<Success, Error>> {
+    pub(crate) fn add(
+        &self,
+        runner: &Runner,
+        network: &Network,
+        container: &Container,
+    ) -> Outcome<Result<Success, Error>> {
         self.on_host(|| runner.add(network, &container.attachment()))
     }
 
@@ -137,12 +143,41 @@ pub(crate) fn seen(sandbox: &Sandbox, what: &str) -> Outcome<Value> {
         match value {
             Value::Object(map) => {
                 for key in [
-                    "ifindex", "link_index", "link_netnsid", "address", "permaddr", "root_id", "bridge_id", "ifname", "link",
-                    "stable_secret", "preferred_life_time", "valid_life_time", "hello_timer", "gc_timer", "tcn_timer",
-                    "topology_change_timer", "designated_bridge", "designated_root", "id", "no", "port", "broadcast_ttl",
-                    "root_port", "group", "txqlen", "noprefixroute", "state", "bc_queue_len", "tentative", "ifalias",
+                    "ifindex",
+                    "link_index",
+                    "link_netnsid",
+                    "address",
+                    "permaddr",
+                    "root_id",
+                    "bridge_id",
+                    "ifname",
+                    "link",
+                    "stable_secret",
+                    "preferred_life_time",
+                    "valid_life_time",
+                    "hello_timer",
+                    "gc_timer",
+                    "tcn_timer",
+                    "topology_change_timer",
+                    "designated_bridge",
+                    "designated_root",
+                    "id",
+                    "no",
+                    "port",
+                    "broadcast_ttl",
+                    "root_port",
+                    "group",
+                    "txqlen",
+                    "noprefixroute",
+                    "state",
+                    "bc_queue_len",
+                    "tentative",
+                    "ifalias",
                     // Ours forwards at once.
-                    "forward_delay", "forward_delay_timer", "message_age_timer", "hold_timer",
+                    "forward_delay",
+                    "forward_delay_timer",
+                    "message_age_timer",
+                    "hold_timer",
                 ] {
                     map.remove(key);
                 }

@@ -13,7 +13,7 @@ use crate::failure::{Failure, Result};
 #[command(next_help_heading = None)]
 pub(crate) struct NetworkOptions {
     /// none, host, bridge, or a network's name (may be repeated; name=NAME,ip=…,alias=… says more)
-    #[arg(long, visible_alias = "net", value_name = "NETWORK", default_value = "none")]
+    #[arg(long, visible_alias = "net", value_name = "NETWORK", default_value = "bridge")]
     pub(super) network: Vec<String>,
     /// Give it one more name in its network
     #[arg(long, visible_alias = "net-alias", value_name = "NAME")]

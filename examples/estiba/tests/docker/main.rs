@@ -5,8 +5,8 @@
 //! and so does one that is in it and is not there any more.
 //!
 //! `ESTIBA_DOCKER=PATH cargo test -p estiba --test docker` writes the transcript anew, by the docker command at that path.
-//! Its daemon has to be one for this alone (all its containers are removed), with `--bridge=none` so that no container
-//! has a network, as here.
+//! Its daemon has to be one for this alone (all its containers are removed), with `--bridge=none`: it need not touch the
+//! host's network.
 
 #[expect(dead_code, reason = "shared with the other test binary")]
 #[path = "../it/home.rs"]

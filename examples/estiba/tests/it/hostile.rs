@@ -204,7 +204,8 @@ fn full_disk_for_ever(home: &Home) -> Result {
     let image = home.folder().join("image.tar").display().to_string();
     run(&["load", "-i", &image])?.expect_status(0)?;
     let fills = "while true; do echo a line of a log that fills the disk it is on, again and again; done";
-    run(&["run", "-d", "--restart", "always", "--name", "fill", IMAGE, "sh", "-c", fills])?.expect_status(0)?;
+    run(&["run", "-d", "--network", "none", "--restart", "always", "--name", "fill", IMAGE, "sh", "-c", fills])?
+        .expect_status(0)?;
     let is_full = || nix::sys::statvfs::statvfs(Path::new(&point)).is_ok_and(|disk| disk.blocks_available() == 0);
     until("the end of the disk", is_full)?;
     run(&["stop", "-t", "1", "fill"])?.expect_out("fill\n")?;

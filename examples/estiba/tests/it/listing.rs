@@ -42,7 +42,7 @@ fn ps(home: &Home) -> Result {
     assert!(row.contains("   \"sh -c 'sleep 1000; …\"   "), "{shown}");
     let row = json(&home.run(&["ps", "--format", "json"])?.expect_status(0)?.out)?;
     for (key, value) in
-        [("Names", "one"), ("State", "running"), ("Labels", "team=a"), ("Networks", "none"), ("Size", "0B")]
+        [("Names", "one"), ("State", "running"), ("Labels", "team=a"), ("Networks", "bridge"), ("Size", "0B")]
     {
         assert_eq!(row[key], value, "{key}: {row}");
     }
@@ -80,7 +80,7 @@ fn filters(home: &Home) -> Result {
         (vec!["-a", "-f", "before=web-2"], "web-1"),
         (vec!["-a", "-f", "since=web-2"], "db"),
         (vec!["-a", "-f", "health=none", "-f", "name=db"], "db"),
-        (vec!["-a", "-f", "network=none", "-f", "name=db"], "db"),
+        (vec!["-a", "-f", "network=bridge", "-f", "name=db"], "db"),
     ] {
         let words = [&["ps", "--format", "{{.Names}}"], options.as_slice()].concat();
         let found = home.run(&words)?.expect_status(0)?.out;
@@ -96,6 +96,8 @@ fn filters(home: &Home) -> Result {
 fn inspect(home: &Home) -> Result {
     load(home)?;
     let options = [
+        "--network",
+        "none",
         "--name",
         "one",
         "--label",

@@ -142,7 +142,7 @@ fn made(home: &Home) -> Result {
         home.run(&["network", "create", "--subnet", "10.231.7.0/24", "--label", "a=b", "quay"])?.expect_status(0)?.out;
     home.run(&["network", "ls", "--no-trunc", "-q", "--filter", "name=quay"])?.expect_out(&id)?;
     home.run(&["network", "ls", "--format", "{{.Name}} {{.Driver}}"])?
-        .expect_out("host host\nnone null\nquay bridge\n")?;
+        .expect_out("bridge bridge\nhost host\nnone null\nquay bridge\n")?;
     let format = "{{(index .IPAM.Config 0).Subnet}} {{(index .IPAM.Config 0).Gateway}} {{.Labels}}";
     home.run(&["network", "inspect", "quay", "--format", format])?.expect_out("10.231.7.0/24 10.231.7.1 map[a:b]\n")?;
     let twice = home.run(&["network", "create", "quay"])?.expect_status(1)?;

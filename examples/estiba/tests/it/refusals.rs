@@ -34,7 +34,9 @@ pub(crate) fn refused(ended: Ended, status: i32, words: &[&str]) -> Result {
     let one_line = ended.err.lines().count() == 1 && ended.err.starts_with("estiba: ");
     // What only this program's authors understand, and the id of a container that there is not any more.
     let is_short_id = |word: &str| word.len() == 12 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if ended.err.contains("(os error") || ended.err.split(|c: char| !c.is_alphanumeric()).any(is_short_id) {
+    if ended.err.contains("(os error")
+        || ended.err.split_whitespace().any(|word| is_short_id(word.trim_matches(|c: char| !c.is_alphanumeric())))
+    {
         return Err(format!("a word says nothing in: {}", ended.err).into());
     }
     let lower = ended.err.to_lowercase();
@@ -299,8 +301,7 @@ fn name_taken(home: &Home) -> Result {
 
 fn options(home: &Home) -> Result {
     let before = home.look();
-    let cases: [(&[&str], &[&str]); 26] = [
-        (&["--network", "bridge"], &["bridge"]),
+    let cases: [(&[&str], &[&str]); 25] = [
         (&["--memory", "lots"], &["lots"]),
         (&["--memory", "1k"], &["memory"]),
         (&["--cpus", "-1"], &["cpus"]),
@@ -312,7 +313,7 @@ fn options(home: &Home) -> Result {
         (&["-u", "99999999999"], &["99999999999", "4294967294"]),
         (&["--runtime", "/no/such/runtime"], &["/no/such/runtime", "/usr/sbin/runc"]),
         (&["--shim", "/no/such/shim"], &["/no/such/shim"]),
-        (&["-p", "80:80"], &["-p", "--network host"]),
+        (&["-p", "80:99999"], &["80:99999", "65535"]),
         (&["--gpus", "all"], &["--gpus"]),
         (&["--restart", "always"], &["--rm", "--restart"]),
         (&["--restart", "sometimes"], &["sometimes", "unless-stopped"]),

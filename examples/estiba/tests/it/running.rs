@@ -206,7 +206,7 @@ fn isolation(home: &Home) -> Result {
     home.run(&["run", "--rm", &image, "sh", "-c", "echo x > /file; rm /etc/os-release"])?.expect_status(0)?;
     home.run(&["run", "--rm", &image, "sh", "-c", "test ! -e /file && test -e /etc/os-release"])?.expect_status(0)?;
     let said = |command: &str| -> Result<String> {
-        Ok(home.run(&["run", "--rm", &image, "sh", "-c", command])?.expect_status(0)?.out)
+        Ok(home.run(&["run", "--rm", "--network", "none", &image, "sh", "-c", command])?.expect_status(0)?.out)
     };
     let namespaces = "for n in pid mnt uts ipc net cgroup; do ls -l /proc/self/ns/$n; done";
     let inside = said(namespaces)?;
