@@ -436,12 +436,12 @@ fn answer(listener: &OwnedFd) -> Outcome {
     // struct seccomp_notif: id, pid, flags, and the call.
     let mut question = [0u64; 10];
     // SAFETY: the structure has 80 bytes.
-    let returned = unsafe { libc::ioctl(listener.as_raw_fd(), 0xc050_2100, question.as_mut_ptr()) };
+    let returned = unsafe { libc::ioctl(listener.as_raw_fd(), 0xc050_2100_u32 as libc::Ioctl, question.as_mut_ptr()) };
     same(returned, 0)?;
     // struct seccomp_notif_resp: id, value, error, flags.
     let mut answer = [question[0], 0, u64::from((-71_i32).cast_unsigned())];
     // SAFETY: the structure has 24 bytes.
-    let returned = unsafe { libc::ioctl(listener.as_raw_fd(), 0xc018_2101, answer.as_mut_ptr()) };
+    let returned = unsafe { libc::ioctl(listener.as_raw_fd(), 0xc018_2101_u32 as libc::Ioctl, answer.as_mut_ptr()) };
     same(returned, 0)
 }
 
