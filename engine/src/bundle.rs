@@ -1,5 +1,6 @@
 //! The OCI bundle of a container: `config.json` and the files that stand in for the container's own.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -9,25 +10,27 @@ use std::path::{Path, PathBuf};
 use estiba_runtime::mount::Tree;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType};
 
+use crate::device;
 use crate::engine::Inner;
 use crate::error::{Error, Result};
 use crate::folder::{self, Durability};
 use crate::identity::Id;
 use crate::record::Record;
-use crate::request::{CreateRequest, NetworkMode};
+use crate::request::{CreateRequest, Dns, ExtraHost, Namespace, NetworkMode};
+use crate::sharing::Donors;
 use crate::spec::{self, HostFiles, ImageDefaults};
 use crate::user;
 
-/// Writes `config.json` and the files that stand in for the container's own. `mounts` make the root, to be looked at only.
+/// Writes `config.json` and the files that stand in for the container's own. `mounts` make the root, to be looked at only. Returns
+/// whose namespaces the configuration names.
 pub(crate) fn write(
     inner: &Inner,
     record: &Record,
     image: &ImageDefaults,
     bundle: &Path,
     mounts: &[oci_spec::runtime::Mount],
-) -> Result<()> {
+) -> Result<Donors> {
     let request = &record.request;
     let wanted = request.user.as_deref().unwrap_or(&image.user);
     let [passwd, group] = if let Some(accounts) = only_accounts(mounts) {
@@ -47,50 +50,35 @@ pub(crate) fn write(
             fs::create_dir_all(&bind.source).map_err(Error::io("make the folder", &bind.source))?;
         }
     }
-    let hostname = hostname(request, &record.id)?;
+    let owner = inner.network_owner(record)?;
     // They can be written from inside, so they lie where the container's other changes do: not in RUN, which may be memory.
-    let mut files = host_files(&inner.records.folder(&record.id), request, &hostname)?;
+    let folder = inner.records.folder(&owner);
+    let (hostname, mut files) = if owner == record.id {
+        let hostname = hostname(request, &record.id)?;
+        let files = host_files(&folder, request, &hostname)?;
+        (hostname, files)
+    } else {
+        let path = folder.join("hostname");
+        let hostname = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        (hostname.trim().to_owned(), HostFiles::in_folder(&folder))
+    };
     files.volumes = inner.volume_folders(record)?;
     if request.privileged {
-        devices(Path::new("/dev"), &mut files.devices)?;
+        device::below(Path::new("/dev"), Path::new("/dev"), &mut files.devices)?;
     }
+    for device in &request.devices {
+        device::add(device, &mut files)?;
+    }
+    for limit in &request.device_limits {
+        files.device_limits.push((limit.kind, device::number(&limit.device)?, limit.value));
+    }
+    let donors = inner.donors(request)?;
+    files.network = donors.network();
+    files.pid = donors.pid();
     let spec = spec::build(&record.id, &record.cgroup, request, image, &identity, &hostname, &files)?;
     let bytes = serde_json::to_vec(&spec).map_err(|source| Error::Spec { field: "config", source: source.into() })?;
-    folder::replace(bundle, "config.json", &bytes, Durability::Lazy)
-}
-
-/// The host's devices below a folder, but for terminals and what every container has of its own.
-fn devices(folder: &Path, found: &mut Vec<LinuxDevice>) -> Result<()> {
-    use std::os::unix::fs::{FileTypeExt, MetadataExt};
-    const OWN: [&str; 7] = ["pts", "shm", "mqueue", "console", "fd", "ptmx", "tty"];
-    for entry in fs::read_dir(folder).map_err(Error::io("list", folder))?.flatten() {
-        let path = entry.path();
-        if OWN.iter().any(|name| path == Path::new("/dev").join(name)) {
-            continue;
-        }
-        // What goes away meanwhile is not there.
-        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
-        let kind = metadata.file_type();
-        let typ = match () {
-            () if kind.is_dir() => {
-                devices(&path, found)?;
-                continue;
-            }
-            () if kind.is_char_device() => LinuxDeviceType::C,
-            () if kind.is_block_device() => LinuxDeviceType::B,
-            () => continue,
-        };
-        let device = LinuxDeviceBuilder::default()
-            .path(path)
-            .typ(typ)
-            .major(i64::try_from(nix::sys::stat::major(metadata.rdev())).unwrap_or_default())
-            .minor(i64::try_from(nix::sys::stat::minor(metadata.rdev())).unwrap_or_default())
-            .file_mode(metadata.mode() & 0o7777)
-            .uid(metadata.uid())
-            .gid(metadata.gid());
-        found.push(spec::built("linux.devices", device.build())?);
-    }
-    Ok(())
+    folder::replace(bundle, "config.json", &bytes, Durability::Lazy)?;
+    Ok(donors)
 }
 
 /// The files of `/etc` that tell users and groups.
@@ -152,8 +140,14 @@ pub(crate) fn text_of(place: &fs::File) -> String {
 }
 
 fn hostname(request: &CreateRequest, id: &Id) -> Result<String> {
-    match (&request.hostname, request.network) {
-        (Some(name), _) => {
+    if let Some(domain) = &request.domainname
+        && (domain.is_empty() || domain.len() > 64)
+    {
+        let reason = "it must be 1 to 64 characters";
+        return Err(Error::Request { field: "the domain name", value: domain.clone(), reason });
+    }
+    match &request.hostname {
+        Some(name) => {
             let fits = (1..=63).contains(&name.len())
                 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
             if fits {
@@ -163,11 +157,11 @@ fn hostname(request: &CreateRequest, id: &Id) -> Result<String> {
                 Err(Error::Request { field: "the host name", value: name.clone(), reason })
             }
         }
-        (None, NetworkMode::Host) => {
+        None if request.network == NetworkMode::Host || request.uts == Namespace::Host => {
             let name = nix::unistd::gethostname().map_err(Error::errno("read the host name from", "/proc"))?;
             Ok(name.to_string_lossy().into_owned())
         }
-        (None, NetworkMode::None | NetworkMode::Connected) => Ok(id.short().to_owned()),
+        None => Ok(id.short().to_owned()),
     }
 }
 
@@ -176,12 +170,20 @@ fn host_files(folder: &Path, request: &CreateRequest, hostname: &str) -> Result<
     const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
                              ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
     let host = |path| fs::read_to_string(path).unwrap_or_default();
-    let (hosts, resolv_conf) = match request.network {
-        NetworkMode::None => (LOCALHOST.to_owned(), String::new()),
+    let (mut hosts, resolv_conf) = match request.network {
+        NetworkMode::Host => (host("/etc/hosts"), host("/etc/resolv.conf")),
         // Its own names follow when it has addresses.
         NetworkMode::Connected => (LOCALHOST.to_owned(), reachable(&host("/etc/resolv.conf"))),
-        NetworkMode::Host => (host("/etc/hosts"), host("/etc/resolv.conf")),
+        // The files of one that is in another's network are the other one's.
+        NetworkMode::None | NetworkMode::Container(_) => (LOCALHOST.to_owned(), String::new()),
     };
+    if !request.extra_hosts.is_empty() && !hosts.is_empty() && !hosts.ends_with('\n') {
+        hosts.push('\n');
+    }
+    for ExtraHost { name, address } in &request.extra_hosts {
+        let _ = writeln!(hosts, "{address}\t{name}");
+    }
+    let resolv_conf = resolver(&resolv_conf, &request.dns);
     let write = |name: &str, content: &str| -> Result<PathBuf> {
         use std::os::unix::fs::PermissionsExt;
         let path = folder.join(name);
@@ -191,11 +193,10 @@ fn host_files(folder: &Path, request: &CreateRequest, hostname: &str) -> Result<
         Ok(path)
     };
     Ok(HostFiles {
-        volumes: Vec::new(),
-        devices: Vec::new(),
         hostname: write("hostname", &format!("{hostname}\n"))?,
         hosts: write("hosts", &hosts)?,
         resolv_conf: write("resolv.conf", &resolv_conf)?,
+        ..HostFiles::default()
     })
 }
 
@@ -208,6 +209,33 @@ fn reachable(resolv_conf: &str) -> String {
     resolv_conf.lines().filter(|line| !of_loopback(line)).fold(String::new(), |text, line| text + line + "\n")
 }
 
+impl HostFiles {
+    /// Those that another container's start has written.
+    fn in_folder(folder: &Path) -> Self {
+        let file = |name: &str| folder.join(name);
+        Self { hostname: file("hostname"), hosts: file("hosts"), resolv_conf: file("resolv.conf"), ..Self::default() }
+    }
+}
+
+/// `/etc/resolv.conf` with what was asked for instead of what it says of that.
+fn resolver(text: &str, dns: &Dns) -> String {
+    let stays = |line: &&str| match line.split_ascii_whitespace().next() {
+        Some("nameserver") => dns.servers.is_empty(),
+        Some("search" | "domain") => dns.search.is_empty(),
+        Some("options") => dns.options.is_empty(),
+        _ => true,
+    };
+    let mut lines: Vec<String> = text.lines().filter(stays).map(str::to_owned).collect();
+    lines.extend(dns.servers.iter().map(|server| format!("nameserver {server}")));
+    if !dns.search.is_empty() && dns.search != ["."] {
+        lines.push(format!("search {}", dns.search.join(" ")));
+    }
+    if !dns.options.is_empty() {
+        lines.push(format!("options {}", dns.options.join(" ")));
+    }
+    lines.iter().flat_map(|line| [line, "\n"]).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +244,33 @@ mod tests {
     fn name_servers_of_the_loopback_are_left_out() {
         let text = "search a\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 10.0.0.1\noptions edns0\n";
         assert_eq!(reachable(text), "search a\nnameserver 10.0.0.1\noptions edns0\n");
+    }
+
+    #[test]
+    fn names_are_asked_where_it_was_said() {
+        let host = "# made by hand\nnameserver 10.0.0.1\nsearch a.b\noptions ndots:1";
+        let dns = |servers: &[&str], search: &[&str], options: &[&str]| Dns {
+            servers: servers.iter().map(|server| server.parse().expect("an address")).collect(),
+            search: search.iter().map(|domain| (*domain).to_owned()).collect(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        };
+        for (text, dns, expected) in [
+            ("", dns(&[], &[], &[]), String::new()),
+            (host, dns(&[], &[], &[]), format!("{host}\n")),
+            (
+                "",
+                dns(&["1.2.3.4", "::1"], &["x.y", "z"], &["ndots:3"]),
+                "nameserver 1.2.3.4\nnameserver ::1\nsearch x.y z\noptions ndots:3\n".to_owned(),
+            ),
+            (
+                host,
+                dns(&["1.2.3.4"], &[], &[]),
+                "# made by hand\nsearch a.b\noptions ndots:1\nnameserver 1.2.3.4\n".to_owned(),
+            ),
+            (host, dns(&[], &["."], &[]), "# made by hand\nnameserver 10.0.0.1\noptions ndots:1\n".to_owned()),
+        ] {
+            assert_eq!(resolver(text, &dns), expected, "{dns:?}");
+        }
     }
 
     #[test]

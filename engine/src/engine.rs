@@ -26,7 +26,7 @@ use crate::networks;
 use crate::record::{Origin, Record, Stage, Summary};
 use crate::records::Records;
 use crate::repair::{self, Watch};
-use crate::request::{CreateRequest, Healthcheck};
+use crate::request::{CreateRequest, Dns, Healthcheck, Namespace, NetworkMode};
 use crate::running::Running;
 use crate::spec::ImageDefaults;
 use crate::start::{self, Starter};
@@ -347,6 +347,7 @@ impl Inner {
             publish_exposed(&mut request, defaults)?;
         }
         self.plan_connections(&mut request)?;
+        self.name_donors(&mut request)?;
         for (key, value) in &defaults.labels {
             request.labels.entry(key.clone()).or_insert_with(|| value.clone());
         }
@@ -442,10 +443,42 @@ fn check(request: &CreateRequest) -> Result<()> {
         let reason = "it cannot be combined with the removal of the container at its end (--rm)";
         return Err(Error::Request { field: "the restart policy", value, reason });
     }
+    conflicts(request)?;
     for tmpfs in &request.tmpfs {
         if !tmpfs.destination.starts_with('/') || tmpfs.destination.trim_matches('/').is_empty() {
             let reason = "it must be an absolute path other than /";
             return Err(Error::Request { field: "the place of a tmpfs", value: tmpfs.destination.clone(), reason });
+        }
+    }
+    Ok(())
+}
+
+/// What cannot be had of a namespace that is somebody else's.
+fn conflicts(request: &CreateRequest) -> Result<()> {
+    let refused = |field, value: &str, reason| Err(Error::Request { field, value: value.to_owned(), reason });
+    for (field, namespace) in
+        [("the namespace of host names", &request.uts), ("the namespace of cgroups", &request.cgroup_namespace)]
+    {
+        if let Namespace::Container(name) = namespace {
+            return refused(field, name, "only the host's can be shared");
+        }
+    }
+    for (field, name) in [("the host name", &request.hostname), ("the domain name", &request.domainname)] {
+        let Some(name) = name else { continue };
+        if request.uts == Namespace::Host {
+            return refused(field, name, "the container has the host's (--uts host)");
+        }
+        if matches!(request.network, NetworkMode::Container(_)) && field == "the host name" {
+            return refused(field, name, "it is that of the container whose network this one is in");
+        }
+    }
+    if matches!(request.network, NetworkMode::Container(_)) {
+        let reason = "it is a matter of the container whose network this one is in";
+        if let Some(host) = request.extra_hosts.first() {
+            return refused("the host", &host.name, reason);
+        }
+        if request.dns != Dns::default() {
+            return refused("the configuration of", "/etc/resolv.conf", reason);
         }
     }
     Ok(())

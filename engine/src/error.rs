@@ -207,8 +207,14 @@ pub enum Error {
         /// The container.
         id: Id,
     },
+    /// A container whose namespaces another one is to be put into does not run, or not any more.
+    #[error("container {} does not run, and has no namespaces to share: start it first", id.short())]
+    NothingToShare {
+        /// The container.
+        id: Id,
+    },
     /// Not a network mode.
-    #[error("network {mode:?} is none: use none, host, bridge or a network's name")]
+    #[error("network {mode:?} is none: use none, host, bridge, a network's name or container:NAME")]
     NetworkMode {
         /// The text.
         mode: String,

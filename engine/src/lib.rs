@@ -6,6 +6,7 @@ mod changes;
 mod config;
 mod connection;
 mod container;
+mod device;
 mod engine;
 mod error;
 mod events;
@@ -27,6 +28,7 @@ mod registry;
 mod repair;
 mod request;
 mod running;
+mod sharing;
 mod signal;
 mod spec;
 mod start;
@@ -50,7 +52,10 @@ pub use journal::{Event, Kind};
 pub use logs::{Logs, LogsRequest};
 pub use networks::{Connection, DEFAULT_NETWORK, NetworkRequest};
 pub use record::{Ended, Exit, Record, Stage, Status, Summary};
-pub use request::{Bind, CreateRequest, Healthcheck, Limits, LogConfig, NetworkMode, RestartPolicy, Tmpfs, Ulimit};
+pub use request::{
+    Bind, CreateRequest, Device, DeviceAccess, DeviceKind, DeviceLimit, DeviceLimitKind, DeviceRule, Dns, ExtraHost,
+    Healthcheck, IpcMode, Limits, LogConfig, Namespace, NetworkMode, RestartPolicy, Tmpfs, Ulimit,
+};
 pub use running::Running;
 pub use store::{DiskUsage, Force, ImageDiskUsage, Removed};
 pub use streams::Streams;

@@ -347,7 +347,8 @@ impl Inner {
     pub(crate) fn plan_connections(&self, request: &mut CreateRequest) -> Result<()> {
         if request.network != NetworkMode::Connected {
             let refused = |field, value: String| {
-                let reason = "a container of the networks none and host has no ports and addresses of its own";
+                let reason =
+                    "a container of the networks none, host and container:NAME has no ports and addresses of its own";
                 Err(Error::Request { field, value, reason })
             };
             if let Some(port) = request.ports.first() {
@@ -386,6 +387,8 @@ impl Inner {
         match record.request.network {
             NetworkMode::None => return plain("none", &estiba_network::Loopback),
             NetworkMode::Host => return plain("host", &estiba_network::Host),
+            // Whoever has made it has connected it.
+            NetworkMode::Container(_) => return Ok(()),
             NetworkMode::Connected => {}
         }
         for at in 0..record.request.connections.len() {

@@ -1,6 +1,8 @@
 //! What a caller asks of a new container.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -47,6 +49,9 @@ pub struct CreateRequest {
     pub group_add: Vec<String>,
     /// Host name; the first 12 characters of the id if there is none.
     pub hostname: Option<String>,
+    /// NIS domain name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domainname: Option<String>,
     /// Marks of the user's own, over the image's.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -85,6 +90,21 @@ pub struct CreateRequest {
     /// Programs with a set-user-id bit or capabilities of their own get them (`sudo`, `su`), which by default they do not.
     #[serde(default)]
     pub new_privileges: bool,
+    /// Its system calls are not filtered.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub seccomp_unconfined: bool,
+    /// Nothing in `/proc` and `/sys` is hidden from it or read-only.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub paths_unmasked: bool,
+    /// Devices of the host that it may use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
+    /// Devices that it may use if it has or makes a node for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub device_rules: Vec<DeviceRule>,
+    /// Limits of its traffic with block devices of the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub device_limits: Vec<DeviceLimit>,
     /// The container's network.
     pub network: NetworkMode,
     /// Its places in networks. The first one is the way to everywhere else.
@@ -96,6 +116,27 @@ pub struct CreateRequest {
     /// The ports that the image says it serves are published, too, at free ports of the host.
     #[serde(default)]
     pub publish_all: bool,
+    /// Whose processes it sees.
+    #[serde(default, skip_serializing_if = "Namespace::is_own")]
+    pub pid: Namespace,
+    /// Whose host name it has; a container's cannot be had.
+    #[serde(default, skip_serializing_if = "Namespace::is_own")]
+    pub uts: Namespace,
+    /// Where its cgroups begin; at a container's they cannot.
+    #[serde(default, skip_serializing_if = "Namespace::is_own")]
+    pub cgroup_namespace: Namespace,
+    /// Its shared memory and message queues.
+    #[serde(default)]
+    pub ipc: IpcMode,
+    /// Whom it asks for names, instead of what its network says.
+    #[serde(default)]
+    pub dns: Dns,
+    /// Names that are in its `/etc/hosts` besides the usual ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extra_hosts: Vec<ExtraHost>,
+    /// What hooks and other runtimes are told of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
     /// The root file system is read-only.
     pub read_only: bool,
     /// A terminal is allocated for the process.
@@ -141,6 +182,7 @@ impl CreateRequest {
             user: None,
             group_add: Vec::new(),
             hostname: None,
+            domainname: None,
             labels: BTreeMap::new(),
             binds: Vec::new(),
             volumes: Vec::new(),
@@ -154,10 +196,22 @@ impl CreateRequest {
             cap_drop: Vec::new(),
             privileged: false,
             new_privileges: false,
+            seccomp_unconfined: false,
+            paths_unmasked: false,
+            devices: Vec::new(),
+            device_rules: Vec::new(),
+            device_limits: Vec::new(),
             network: NetworkMode::None,
             connections: Vec::new(),
             ports: Vec::new(),
             publish_all: false,
+            pid: Namespace::Own,
+            uts: Namespace::Own,
+            cgroup_namespace: Namespace::Own,
+            ipc: IpcMode::Private,
+            dns: Dns::default(),
+            extra_hosts: Vec::new(),
+            annotations: BTreeMap::new(),
             read_only: false,
             tty: false,
             console_size: None,
@@ -210,6 +264,12 @@ pub struct Limits {
     /// Weight of its block I/O, from 10 to 1000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blkio_weight: Option<u16>,
+    /// How ready the kernel is to swap its memory out, from 0 to 100. Version 1 of cgroups only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_swappiness: Option<u64>,
+    /// It waits when its memory runs out, and nothing is killed. Version 1 of cgroups only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_kill_disable: Option<bool>,
 }
 
 impl Limits {
@@ -228,6 +288,8 @@ impl Limits {
             cpuset_mems: changes.cpuset_mems.clone().or_else(|| self.cpuset_mems.clone()),
             pids_limit: changes.pids_limit.or(self.pids_limit),
             blkio_weight: changes.blkio_weight.or(self.blkio_weight),
+            memory_swappiness: changes.memory_swappiness.or(self.memory_swappiness),
+            oom_kill_disable: changes.oom_kill_disable.or(self.oom_kill_disable),
         }
     }
 }
@@ -363,7 +425,7 @@ pub struct Bind {
 }
 
 /// The network that a container is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkMode {
     /// A network namespace of its own with the loopback interface only.
@@ -374,17 +436,200 @@ pub enum NetworkMode {
     /// A network namespace of its own, connected to the networks that [`CreateRequest::connections`] name, or to
     /// [`DEFAULT_NETWORK`](crate::DEFAULT_NETWORK).
     Connected,
+    /// That of another container, by name or id, which has to run when this one is started. Its host name and the files that go
+    /// with it are the other one's, too.
+    Container(String),
+}
+
+/// Whose namespace of a kind a container is in.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Namespace {
+    /// Its own.
+    #[default]
+    Own,
+    /// The host's.
+    Host,
+    /// That of another container, by name or id, which has to run when this one is started.
+    Container(String),
+}
+
+impl Namespace {
+    fn is_own(&self) -> bool {
+        *self == Self::Own
+    }
+}
+
+/// A container's shared memory and message queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpcMode {
+    /// Its own, with a `/dev/shm`.
+    #[default]
+    Private,
+    /// Its own, without a `/dev/shm`.
+    None,
+    /// The host's.
+    Host,
+}
+
+/// A device of the host that a container may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its file on the host; a folder is all devices below it.
+    pub source: PathBuf,
+    /// Absolute path in the container.
+    pub destination: PathBuf,
+    /// What it may do with it.
+    pub access: DeviceAccess,
+}
+
+/// Devices that a container may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRule {
+    /// Character or block devices; all if it is not said.
+    pub kind: Option<DeviceKind>,
+    /// All if it is not said.
+    pub major: Option<u32>,
+    /// All if it is not said.
+    pub minor: Option<u32>,
+    /// What it may do with them.
+    pub access: DeviceAccess,
+}
+
+/// A kind of devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// Character devices.
+    Char,
+    /// Block devices.
+    Block,
+}
+
+/// What may be done with a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceAccess {
+    /// Read from it.
+    pub read: bool,
+    /// Write to it.
+    pub write: bool,
+    /// Make nodes for it.
+    pub make: bool,
+}
+
+impl fmt::Display for DeviceAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letters = [(self.read, "r"), (self.write, "w"), (self.make, "m")];
+        letters.into_iter().filter(|(is, _)| *is).try_for_each(|(_, letter)| f.write_str(letter))
+    }
+}
+
+impl FromStr for DeviceAccess {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let known = text.bytes().all(|byte| matches!(byte, b'r' | b'w' | b'm')) && !text.is_empty() && text.len() <= 3;
+        let reason = "it must be of r, w and m";
+        let refused = || Error::Request { field: "the access to a device", value: text.to_owned(), reason };
+        let has = |letter| text.contains(letter);
+        if known { Ok(Self { read: has('r'), write: has('w'), make: has('m') }) } else { Err(refused()) }
+    }
+}
+
+impl FromStr for DeviceRule {
+    type Err = Error;
+
+    /// `TYPE MAJOR:MINOR ACCESS`, such as `c 1:* rwm`; the type is `a`, `b` or `c`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let reason = "it must be TYPE MAJOR:MINOR ACCESS, such as 'c 42:* rmw'";
+        let refused = || Error::Request { field: "the device rule", value: text.to_owned(), reason };
+        let words: Vec<&str> = text.split(' ').collect();
+        let &[kind, numbers, access] = words.as_slice() else { return Err(refused()) };
+        let (major, minor) = numbers.split_once(':').ok_or_else(refused)?;
+        let number = |text: &str| match text {
+            "*" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| refused()),
+        };
+        Ok(Self {
+            kind: match kind {
+                "a" => None,
+                "b" => Some(DeviceKind::Block),
+                "c" => Some(DeviceKind::Char),
+                _ => return Err(refused()),
+            },
+            major: number(major)?,
+            minor: number(minor)?,
+            access: access.parse()?,
+        })
+    }
+}
+
+/// A limit of a container's traffic with a block device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceLimit {
+    /// The device's file on the host.
+    pub device: PathBuf,
+    /// Of what.
+    pub kind: DeviceLimitKind,
+    /// Bytes or operations a second, or a weight from 10 to 1000.
+    pub value: u64,
+}
+
+/// What of the traffic with a block device is limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceLimitKind {
+    /// Its weight against that of other containers.
+    Weight,
+    /// Bytes read in a second.
+    ReadBps,
+    /// Bytes written in a second.
+    WriteBps,
+    /// Reads in a second.
+    ReadIops,
+    /// Writes in a second.
+    WriteIops,
+}
+
+/// Whom a container asks for names: `/etc/resolv.conf`. What is empty is as without it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dns {
+    /// Addresses of servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<IpAddr>,
+    /// Domains in which names are looked up; `.` alone is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
+    /// Options of [resolv.conf(5)](https://man7.org/linux/man-pages/man5/resolv.conf.5.html).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+}
+
+/// A name in a container's `/etc/hosts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtraHost {
+    /// The name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 impl FromStr for NetworkMode {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        match text {
-            "none" => Ok(Self::None),
-            "host" => Ok(Self::Host),
-            "" => Err(Error::NetworkMode { mode: String::new() }),
-            _ => Ok(Self::Connected),
+        match (text, text.strip_prefix("container:")) {
+            ("none", _) => Ok(Self::None),
+            ("host", _) => Ok(Self::Host),
+            ("", _) | (_, Some("")) => Err(Error::NetworkMode { mode: text.to_owned() }),
+            (_, Some(name)) => Ok(Self::Container(name.to_owned())),
+            (_, None) => Ok(Self::Connected),
         }
     }
 }
@@ -453,6 +698,26 @@ mod tests {
     #[test]
     fn network_modes() {
         assert_eq!("none".parse::<NetworkMode>().expect("a mode"), NetworkMode::None);
-        assert!("bridge".parse::<NetworkMode>().is_err());
+        let other = NetworkMode::Container("web".into());
+        assert_eq!("container:web".parse::<NetworkMode>().expect("a mode"), other);
+        assert_eq!("bridge".parse::<NetworkMode>().expect("a mode"), NetworkMode::Connected);
+        for refused in ["", "container:"] {
+            assert!(refused.parse::<NetworkMode>().is_err(), "{refused}");
+        }
+        // As records had it before there were others.
+        assert_eq!(serde_json::to_string(&NetworkMode::Host).expect("text"), "\"host\"");
+        let text = serde_json::to_string(&other).expect("text");
+        assert_eq!(serde_json::from_str::<NetworkMode>(&text).expect("a mode"), other);
+    }
+
+    #[test]
+    fn device_rules() {
+        let rule: DeviceRule = "c 1:* rm".parse().expect("a rule");
+        let access = DeviceAccess { read: true, write: false, make: true };
+        assert_eq!(rule, DeviceRule { kind: Some(DeviceKind::Char), major: Some(1), minor: None, access });
+        assert!("a *:* rwm".parse::<DeviceRule>().is_ok());
+        for refused in ["", "c 1:* q", "x 1:1 r", "c 1 r", "c 1:1", "c 1:1  r", "c -1:1 r", "c 1:1 rrrr"] {
+            assert!(refused.parse::<DeviceRule>().is_err(), "{refused}");
+        }
     }
 }

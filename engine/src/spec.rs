@@ -6,15 +6,18 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
-    BoxBuilder, Capability, Linux, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDevice,
+    BoxBuilder, Capability, Linux, LinuxBlockIo, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDevice,
     LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxMemoryBuilder, LinuxNamespaceBuilder,
-    LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimit,
-    PosixRlimitBuilder, PosixRlimitType, Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    LinuxNamespaceType, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, LinuxThrottleDeviceBuilder,
+    LinuxWeightDeviceBuilder, Mount, MountBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 use crate::error::{Error, Result};
 use crate::identity::Id;
-use crate::request::{CreateRequest, Limits, NetworkMode, Ulimit};
+use crate::request::{
+    CreateRequest, DeviceKind, DeviceLimitKind, DeviceRule, IpcMode, Limits, Namespace, NetworkMode, Ulimit,
+};
 use crate::user::Identity;
 
 /// What the image says of how it is run.
@@ -45,11 +48,19 @@ pub(crate) struct VolumeFolder {
 }
 
 /// Files and folders of the host that the container is given beside what the request names.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct HostFiles {
     pub(crate) volumes: Vec<VolumeFolder>,
-    /// The host's devices, for a container that is privileged.
+    /// Devices: all of the host's, or those that were asked for.
     pub(crate) devices: Vec<LinuxDevice>,
+    /// What may be done with those that were asked for.
+    pub(crate) device_rules: Vec<DeviceRule>,
+    /// Limits of devices by their numbers.
+    pub(crate) device_limits: Vec<(DeviceLimitKind, (u32, u32), u64)>,
+    /// The network namespace that it joins.
+    pub(crate) network: Option<PathBuf>,
+    /// The pid namespace that it joins.
+    pub(crate) pid: Option<PathBuf>,
     pub(crate) hostname: PathBuf,
     pub(crate) hosts: PathBuf,
     pub(crate) resolv_conf: PathBuf,
@@ -111,20 +122,27 @@ pub(crate) fn build(
     files: &HostFiles,
 ) -> Result<Spec> {
     let root = built("root", RootBuilder::default().path("rootfs").readonly(request.read_only).build())?;
-    let annotations = HashMap::from([("org.estiba.container.id".to_owned(), id.to_string())]);
-    built(
+    let mut annotations: HashMap<String, String> = request.annotations.clone().into_iter().collect();
+    annotations.insert("org.estiba.container.id".to_owned(), id.to_string());
+    let mut spec = built(
         "config",
         SpecBuilder::default()
             // The oldest that has all that is used, for the sake of older runtimes.
             .version("1.0.2")
             .root(root)
-            .hostname(hostname)
             .mounts(mounts(request, files)?)
             .process(process(request, image, identity, hostname)?)
-            .linux(linux(cgroup, request, &files.devices)?)
+            .linux(linux(cgroup, request, files)?)
             .annotations(annotations)
             .build(),
-    )
+    )?;
+    let names = if request.uts == Namespace::Own {
+        (Some(hostname.to_owned()), request.domainname.clone())
+    } else {
+        (None, None)
+    };
+    spec.set_hostname(names.0).set_domainname(names.1);
+    Ok(spec)
 }
 
 pub(crate) fn built<T>(field: &'static str, result: Result<T, OciSpecError>) -> Result<T> {
@@ -301,8 +319,21 @@ fn mounts(request: &CreateRequest, files: &HostFiles) -> Result<Vec<Mount>> {
         mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", kernel])?,
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", kernel])?,
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
-        mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm_size])?,
     ];
+    // One of the caller's is mounted later, with the others.
+    let is_there = |path: &str| {
+        let same = |other: &str| Path::new(other) == Path::new(path);
+        request.binds.iter().any(|bind| same(&bind.destination))
+            || request.tmpfs.iter().any(|tmpfs| same(&tmpfs.destination))
+    };
+    match request.ipc {
+        _ if is_there("/dev/shm") => {}
+        IpcMode::Private => {
+            mounts.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm_size])?);
+        }
+        IpcMode::None => {}
+        IpcMode::Host => mounts.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate", "rw"])?),
+    }
 
     let access = if request.read_only { "ro" } else { "rw" };
     let options = &["bind", "rprivate", "nosuid", "nodev", "noexec", access];
@@ -337,36 +368,47 @@ fn mounts(request: &CreateRequest, files: &HostFiles) -> Result<Vec<Mount>> {
     Ok(mounts)
 }
 
-fn linux(cgroup: &str, request: &CreateRequest, devices: &[LinuxDevice]) -> Result<Linux> {
-    let mut kinds = vec![
-        LinuxNamespaceType::Pid,
-        LinuxNamespaceType::Ipc,
-        LinuxNamespaceType::Uts,
-        LinuxNamespaceType::Mount,
-        LinuxNamespaceType::Cgroup,
+fn linux(cgroup: &str, request: &CreateRequest, files: &HostFiles) -> Result<Linux> {
+    let namespaces = [
+        (LinuxNamespaceType::Mount, true, None),
+        (LinuxNamespaceType::Pid, request.pid != Namespace::Host, files.pid.as_ref()),
+        (LinuxNamespaceType::Ipc, request.ipc != IpcMode::Host, None),
+        (LinuxNamespaceType::Uts, request.uts != Namespace::Host, None),
+        (LinuxNamespaceType::Cgroup, request.cgroup_namespace != Namespace::Host, None),
+        (LinuxNamespaceType::Network, request.network != NetworkMode::Host, files.network.as_ref()),
     ];
-    if request.network != NetworkMode::Host {
-        kinds.push(LinuxNamespaceType::Network);
-    }
-    let namespaces = kinds
+    let namespaces = namespaces
         .into_iter()
-        .map(|kind| built("linux.namespaces", LinuxNamespaceBuilder::default().typ(kind).build()))
+        .filter(|(_, not_the_hosts, _)| *not_the_hosts)
+        .map(|(kind, _, path)| {
+            let namespace = LinuxNamespaceBuilder::default().typ(kind);
+            let namespace = match path {
+                Some(path) => namespace.path(path),
+                None => namespace,
+            };
+            built("linux.namespaces", namespace.build())
+        })
         .collect::<Result<Vec<_>>>()?;
     let owned = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>();
     let mut linux = LinuxBuilder::default()
         .namespaces(namespaces)
-        .resources(with_devices(resources(&request.limits)?, request.privileged)?)
+        .resources(with_devices(resources(&request.limits)?, request, files)?)
         .sysctl(request.sysctls.clone().into_iter().collect::<HashMap<_, _>>())
         .cgroups_path(cgroup);
-    // Nothing is kept from one that is privileged.
-    if request.privileged {
-        linux = linux.devices(devices.to_vec());
-    } else {
-        linux = linux
-            .seccomp(estiba_runtime::seccomp::default_profile(&capabilities(request)?))
-            .masked_paths(owned(&MASKED_PATHS))
-            .readonly_paths(owned(&READONLY_PATHS));
+    if !files.devices.is_empty() {
+        linux = linux.devices(files.devices.clone());
     }
+    // Nothing is kept from one that is privileged.
+    if !request.privileged && !request.seccomp_unconfined {
+        linux = linux.seccomp(estiba_runtime::seccomp::default_profile(&capabilities(request)?));
+    }
+    // Left unsaid, they would be the builder's own.
+    let (masked, readonly) = if request.privileged || request.paths_unmasked {
+        (Vec::new(), Vec::new())
+    } else {
+        (owned(&MASKED_PATHS), owned(&READONLY_PATHS))
+    };
+    linux = linux.masked_paths(masked).readonly_paths(readonly);
     built("linux", linux.build())
 }
 
@@ -430,8 +472,9 @@ fn cpus(nano_cpus: u64) -> String {
 
 fn memory(limits: &Limits) -> Result<Option<oci_spec::runtime::LinuxMemory>> {
     let refused = |field, value: String, reason| Error::Request { field, value, reason };
-    let Limits { memory, memory_swap, memory_reservation, .. } = *limits;
-    if memory.is_none() && memory_swap.is_none() && memory_reservation.is_none() {
+    let Limits { memory, memory_swap, memory_reservation, memory_swappiness, oom_kill_disable, .. } = *limits;
+    let is_said = memory.is_some() || memory_swap.is_some() || memory_reservation.is_some();
+    if !is_said && memory_swappiness.is_none() && oom_kill_disable.is_none() {
         return Ok(None);
     }
     let mut built_memory = LinuxMemoryBuilder::default();
@@ -469,6 +512,15 @@ fn memory(limits: &Limits) -> Result<Option<oci_spec::runtime::LinuxMemory>> {
         }
         built_memory = built_memory.reservation(reservation);
     }
+    if let Some(swappiness) = memory_swappiness {
+        if swappiness > 100 {
+            return Err(refused("the memory swappiness", swappiness.to_string(), "it must be from 0 to 100"));
+        }
+        built_memory = built_memory.swappiness(swappiness);
+    }
+    if oom_kill_disable == Some(true) {
+        built_memory = built_memory.disable_oom_killer(true);
+    }
     built("linux.resources.memory", built_memory.build()).map(Some)
 }
 
@@ -490,15 +542,77 @@ pub(crate) fn changes(asked: &Limits, changed: &Limits) -> Result<LinuxResources
     })
 }
 
-fn with_devices(mut resources: LinuxResources, all: bool) -> Result<LinuxResources> {
-    let rules = if all {
+fn with_devices(mut resources: LinuxResources, request: &CreateRequest, files: &HostFiles) -> Result<LinuxResources> {
+    let rules = if request.privileged {
         let rule = LinuxDeviceCgroupBuilder::default().allow(true).access("rwm").build();
         vec![built("linux.resources.devices", rule)?]
     } else {
-        device_rules()?
+        let mut rules = device_rules()?;
+        for rule in files.device_rules.iter().chain(&request.device_rules) {
+            rules.push(device_rule(rule)?);
+        }
+        rules
     };
     resources.set_devices(Some(rules));
+    if !files.device_limits.is_empty() {
+        let block = resources.block_io().clone().unwrap_or_default();
+        resources.set_block_io(Some(device_limits(block, &files.device_limits)?));
+    }
     Ok(resources)
+}
+
+fn device_rule(rule: &DeviceRule) -> Result<LinuxDeviceCgroup> {
+    let typ = match rule.kind {
+        None => LinuxDeviceType::A,
+        Some(DeviceKind::Char) => LinuxDeviceType::C,
+        Some(DeviceKind::Block) => LinuxDeviceType::B,
+    };
+    let mut allowed = LinuxDeviceCgroupBuilder::default().allow(true).typ(typ).access(rule.access.to_string());
+    if let Some(major) = rule.major {
+        allowed = allowed.major(i64::from(major));
+    }
+    if let Some(minor) = rule.minor {
+        allowed = allowed.minor(i64::from(minor));
+    }
+    built("linux.resources.devices", allowed.build())
+}
+
+/// Limits of single devices.
+fn device_limits(mut block: LinuxBlockIo, limits: &[(DeviceLimitKind, (u32, u32), u64)]) -> Result<LinuxBlockIo> {
+    const FIELD: &str = "linux.resources.blockIO";
+    let mut weights = Vec::new();
+    let mut rates: [(DeviceLimitKind, Vec<_>); 4] =
+        [DeviceLimitKind::ReadBps, DeviceLimitKind::WriteBps, DeviceLimitKind::ReadIops, DeviceLimitKind::WriteIops]
+            .map(|kind| (kind, Vec::new()));
+    for (kind, (major, minor), value) in limits {
+        if *kind == DeviceLimitKind::Weight {
+            let weight = u16::try_from(*value).ok().filter(|weight| (10..=1000).contains(weight));
+            let weight = weight.ok_or_else(|| Error::Request {
+                field: "the weight of block I/O",
+                value: value.to_string(),
+                reason: "it must be from 10 to 1000",
+            })?;
+            let device = LinuxWeightDeviceBuilder::default().major(*major).minor(*minor).weight(weight).build();
+            weights.push(built(FIELD, device)?);
+        } else if let Some((_, list)) = rates.iter_mut().find(|(of, _)| of == kind) {
+            let device = LinuxThrottleDeviceBuilder::default().major(*major).minor(*minor).rate(*value).build();
+            list.push(built(FIELD, device)?);
+        }
+    }
+    if !weights.is_empty() {
+        block.set_weight_device(Some(weights));
+    }
+    for (kind, list) in rates {
+        let list = Some(list).filter(|list| !list.is_empty());
+        match kind {
+            DeviceLimitKind::ReadBps => block.set_throttle_read_bps_device(list),
+            DeviceLimitKind::WriteBps => block.set_throttle_write_bps_device(list),
+            DeviceLimitKind::ReadIops => block.set_throttle_read_iops_device(list),
+            DeviceLimitKind::WriteIops => block.set_throttle_write_iops_device(list),
+            DeviceLimitKind::Weight => &mut block,
+        };
+    }
+    Ok(block)
 }
 
 /// All devices denied but those that every container has (and the making of nodes, which gives no access).
@@ -663,8 +777,46 @@ mod tests {
 
     #[test]
     fn the_hosts_network_has_no_namespace() {
-        let linux = linux("/x", &CreateRequest { network: NetworkMode::Host, ..request() }, &[]).expect("built");
+        let linux = linux("/x", &CreateRequest { network: NetworkMode::Host, ..request() }, &HostFiles::default());
         let has_network = |n: &oci_spec::runtime::LinuxNamespace| n.typ() == LinuxNamespaceType::Network;
-        assert!(!linux.namespaces().as_ref().expect("namespaces").iter().any(has_network));
+        assert!(!linux.expect("built").namespaces().as_ref().expect("namespaces").iter().any(has_network));
+    }
+
+    #[test]
+    fn namespaces_are_the_hosts_or_another_containers() {
+        let files = HostFiles { pid: Some("/proc/7/ns/pid".into()), ..HostFiles::default() };
+        let request = CreateRequest {
+            pid: Namespace::Container("x".into()),
+            uts: Namespace::Host,
+            cgroup_namespace: Namespace::Host,
+            ipc: IpcMode::Host,
+            ..request()
+        };
+        let built = linux("/x", &request, &files).expect("built");
+        let namespaces = built.namespaces().as_ref().expect("namespaces").iter();
+        let found: Vec<_> = namespaces.map(|one| (one.typ(), one.path().clone())).collect();
+        let expected = [
+            (LinuxNamespaceType::Mount, None),
+            (LinuxNamespaceType::Pid, Some(PathBuf::from("/proc/7/ns/pid"))),
+            (LinuxNamespaceType::Network, None),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn devices_and_their_limits_are_told_to_the_cgroup() {
+        let rule = "c 10:200 rw".parse().expect("a rule");
+        let request = CreateRequest { device_rules: vec![rule], ..request() };
+        let limits = vec![(DeviceLimitKind::ReadBps, (8, 0), 5), (DeviceLimitKind::Weight, (8, 0), 100)];
+        let files = HostFiles { device_limits: limits, ..HostFiles::default() };
+        let built = with_devices(LinuxResources::default(), &request, &files).expect("built");
+        let last = built.devices().as_ref().expect("devices").last().cloned().expect("a rule");
+        assert_eq!((last.major(), last.minor(), last.access().as_deref()), (Some(10), Some(200), Some("rw")));
+        let block = built.block_io().as_ref().expect("limits");
+        let throttle = block.throttle_read_bps_device().as_ref().expect("a rate");
+        assert_eq!((throttle[0].major(), throttle[0].rate()), (8, 5));
+        assert_eq!(block.weight_device().as_ref().map(Vec::len), Some(1));
+        let heavy = HostFiles { device_limits: vec![(DeviceLimitKind::Weight, (8, 0), 5)], ..HostFiles::default() };
+        assert!(with_devices(LinuxResources::default(), &request, &heavy).is_err());
     }
 }

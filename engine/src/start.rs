@@ -19,6 +19,7 @@ use crate::record::{Ended, Exit, Record, Stage, boot_id};
 use crate::repair;
 use crate::request::LogConfig;
 use crate::running::Running;
+use crate::sharing::Donors;
 use crate::streams::{ATTACH, Fifos, Streams};
 use crate::unpack;
 
@@ -33,6 +34,7 @@ pub(crate) enum Starter {
 
 /// What has been started: its shim, and what to ask of it.
 struct Launched {
+    donors: Donors,
     control: Blocking,
     waiting: Blocking,
     create: proto::CreateTaskRequest,
@@ -122,7 +124,7 @@ fn try_start(
     };
     let bundle = inner.records.bundle(&id);
     let socket = |source| Error::Io { operation: "use the socket of", path: bundle.clone(), source };
-    let Launched { mut control, waiting, create } = launch(inner, &record, fresh)?;
+    let Launched { donors, mut control, waiting, create } = launch(inner, &record, fresh)?;
     waited.watch(&control).map_err(socket)?;
 
     // Both calls at once: the second fails if the first does.
@@ -137,6 +139,7 @@ fn try_start(
     let attached = attach.map(|attach| control.send(&attach)).transpose().map_err(shim("attach to"))?;
     let boot_id = boot_id()?;
     let pid = control.answer(&created).map_err(of_start("create"))?.pid;
+    inner.still_run(&donors)?;
     inner.attach_networks(&mut record, pid)?;
     // Written before the start: a container that has run is never taken for one that has not.
     record.stage = Stage::Started;
@@ -161,16 +164,16 @@ fn try_start(
     Ok(Running::new(process.attached(attached.map(|answer| answer.attachment)), ends))
 }
 
-/// What was given as a shim is none, if it did not even take its lock.
+/// What was given as a shim is none, if it did not even take its lock, or ended at once and had nothing to say about that.
 fn no_shim(inner: &Inner, record: &Record, source: estiba_shim::Error) -> Result<Error, estiba_shim::Error> {
-    match (&inner.config.shim, &source) {
-        (ShimProgram::Path(program), estiba_shim::Error::Disconnected { .. } | estiba_shim::Error::File { .. })
-            if matches!(inner.records.has_shim(&record.id), Ok(false)) =>
-        {
-            Ok(Error::NotAShim { program: program.clone(), source: Box::new(source) })
-        }
-        _ => Err(source),
-    }
+    use estiba_shim::Error::{Disconnected, EarlyExit, File};
+    let ShimProgram::Path(program) = &inner.config.shim else { return Err(source) };
+    let is_none = match &source {
+        Disconnected { .. } | File { .. } => matches!(inner.records.has_shim(&record.id), Ok(false)),
+        EarlyExit { log, .. } => !log.contains("estiba-shim: "),
+        _ => false,
+    };
+    if is_none { Ok(Error::NotAShim { program: program.clone(), source: Box::new(source) }) } else { Err(source) }
 }
 
 /// Writes the bundle and starts the shim.
@@ -203,23 +206,17 @@ fn launch(inner: &Inner, record: &Record, fresh: Option<Fresh>) -> Result<Launch
     };
     // While the shim comes up, the bundle is written.
     let launching = launch.begin().map_err(failed("start the shim of"))?;
-    let waiting = match estiba_shim::Client::connect(&folder, id.as_str()) {
-        Ok(waiting) => waiting,
-        // It has ended already, and how says more.
-        Err(refused) => {
-            let ended = launching.finish().err().unwrap_or(refused);
-            return Err(no_shim(inner, record, ended).unwrap_or_else(failed("connect to the shim of")));
-        }
-    };
+    let early = |operation| move |source| no_shim(inner, record, source).unwrap_or_else(failed(operation));
+    let waiting = estiba_shim::Client::connect(&folder, id.as_str()).map_err(early("connect to the shim of"))?;
 
     let Fresh { defaults, mounts } = match fresh {
         Some(fresh) => fresh,
         None => Fresh::of(inner, record)?,
     };
-    bundle::write(inner, record, &defaults, &folder, &mounts::read_only(mounts.clone()))?;
+    let donors = bundle::write(inner, record, &defaults, &folder, &mounts::read_only(mounts.clone()))?;
     // What nobody will look at again need not reach the disk.
     let mounts = if record.request.auto_remove { mounts::volatile(mounts) } else { mounts };
-    let control = launching.finish().map_err(failed("start the shim of"))?;
+    let control = launching.finish().map_err(early("start the shim of"))?;
     let options = record.request.runtime.as_ref().map(|program| {
         proto::Any::pack(&proto::RuncOptions {
             binary_name: program.to_string_lossy().into_owned(),
@@ -239,6 +236,7 @@ fn launch(inner: &Inner, record: &Record, fresh: Option<Fresh>) -> Result<Launch
         ..proto::CreateTaskRequest::default()
     };
     Ok(Launched {
+        donors,
         control: Blocking::new(control.into_stream()),
         waiting: Blocking::new(waiting.into_stream()),
         create,

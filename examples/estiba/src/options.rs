@@ -1,10 +1,13 @@
 //! The options of `run` and `create`: what a container is to be.
 
+mod device;
 mod file;
+mod hosts;
 mod image;
 mod limits;
 mod mount;
 mod network;
+mod sharing;
 mod unsupported;
 
 use std::collections::BTreeMap;
@@ -28,6 +31,9 @@ use crate::{duration, embedded, environment, quantity, signals};
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "a flag of the command line is a bool")]
 pub(crate) struct Options {
+    /// Tell hooks and other runtimes something of it
+    #[arg(long, value_name = "KEY=VALUE")]
+    annotation: Vec<String>,
     /// Connect with stdin, stdout or stderr only
     #[arg(short, long, value_name = "STREAM")]
     attach: Vec<String>,
@@ -89,7 +95,19 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE")]
     label_file: Vec<PathBuf>,
     #[command(flatten)]
+    devices: device::Devices,
+    #[command(flatten)]
+    hosts: hosts::Hosts,
+    #[command(flatten)]
+    sharing: sharing::Sharing,
+    #[command(flatten)]
     limits: LimitOptions,
+    /// How ready the kernel is to swap its memory out (0 to 100)
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i64).range(-1..=100))]
+    memory_swappiness: Option<i64>,
+    /// Let it wait when its memory runs out, and kill nothing
+    #[arg(long)]
+    oom_kill_disable: bool,
     /// Where its output is kept: json-file or none
     #[arg(long, value_name = "DRIVER", default_value = "json-file")]
     log_driver: String,
@@ -123,7 +141,7 @@ pub(crate) struct Options {
     /// OCI runtime to use instead of the built-in one (/usr/sbin/runc)
     #[arg(long, value_name = "PROGRAM")]
     runtime: Option<PathBuf>,
-    /// no-new-privileges, which is the default, or no-new-privileges=false
+    /// no-new-privileges (the default) or no-new-privileges=false, seccomp=unconfined, systempaths=unconfined
     #[arg(long, value_name = "OPTION")]
     security_opt: Vec<String>,
     /// Size of /dev/shm (64m)
@@ -153,6 +171,9 @@ pub(crate) struct Options {
     /// Show a folder or file of the host inside, or a volume (NAME:DST, or DST for one of its own)
     #[arg(short, long, value_name = "SRC:DST[:ro]")]
     volume: Vec<String>,
+    /// Show it what another container has of the host and of volumes
+    #[arg(long, value_name = "CONTAINER[:ro]")]
+    volumes_from: Vec<String>,
     /// Working directory inside
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
@@ -250,31 +271,61 @@ impl Options {
             };
             sysctls.insert(key.to_owned(), value.to_owned());
         }
+        let mut annotations = BTreeMap::new();
+        for pair in &self.annotation {
+            match pair.split_once('=') {
+                Some((key, value)) if !key.is_empty() => annotations.insert(key.to_owned(), value.to_owned()),
+                _ => return Err(Failure::new(format!("--annotation {pair}: it must be KEY=VALUE"))),
+            };
+        }
         let mounts = self.mounts()?;
-        let new_privileges = self.new_privileges()?;
+        let security = self.security()?;
         let log = limits::log(&self.log_driver, &self.log_opt)?;
         let health = self.health()?;
         let path = std::env::var_os("PATH");
         let runtime = self.runtime.as_deref().map(|program| find_program(program, path)).transpose()?;
-        let limits = self.limits.limits();
-        Ok(Prepared { new_privileges, env, labels, sysctls, mounts, log, health, runtime, limits, options: self })
+        let limits = Limits {
+            // As Docker: -1 is the kernel's own.
+            memory_swappiness: self.memory_swappiness.and_then(|number| u64::try_from(number).ok()),
+            oom_kill_disable: self.oom_kill_disable.then_some(true),
+            ..self.limits.limits()
+        };
+        Ok(Prepared {
+            security,
+            env,
+            labels,
+            annotations,
+            sysctls,
+            mounts,
+            log,
+            health,
+            runtime,
+            limits,
+            options: self,
+        })
     }
 
-    /// Whether programs with a set-user-id bit get what they ask for.
-    fn new_privileges(&self) -> Result<bool> {
-        let mut allowed = false;
+    /// What of its bounds is taken away.
+    fn security(&self) -> Result<Security> {
+        let mut security = Security::default();
         for option in &self.security_opt {
             let (key, value) = option.split_once(['=', ':']).unwrap_or((option, "true"));
-            match (key, crate::flags::boolean(value)) {
-                ("no-new-privileges", Ok(forbidden)) => allowed = !forbidden,
+            match (key, value, crate::flags::boolean(value)) {
+                ("no-new-privileges", _, Ok(forbidden)) => security.new_privileges = !forbidden,
+                ("seccomp", "unconfined", _) => security.seccomp_unconfined = true,
+                ("seccomp", "builtin", _) => security.seccomp_unconfined = false,
+                ("systempaths", "unconfined", _) => security.paths_unmasked = true,
+                // No profile is loaded and no label is set anyhow.
+                ("apparmor", "unconfined", _) | ("label", "disable", _) => {}
                 _ => {
                     return Err(Failure::new(format!(
-                        "--security-opt {option}: only no-new-privileges and no-new-privileges=false are supported"
+                        "--security-opt {option} is not supported: use no-new-privileges[=false], seccomp=unconfined, \
+                         systempaths=unconfined, apparmor=unconfined or label=disable"
                     )));
                 }
             }
         }
-        Ok(allowed)
+        Ok(security)
     }
 
     fn mounts(&self) -> Result<mount::Mounts> {
@@ -318,12 +369,22 @@ impl Options {
     }
 }
 
+/// What of a container's bounds is taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Security {
+    /// Programs with a set-user-id bit get what they ask for.
+    new_privileges: bool,
+    seccomp_unconfined: bool,
+    paths_unmasked: bool,
+}
+
 /// Options that have been judged.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    new_privileges: bool,
+    security: Security,
     env: Vec<String>,
     labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
     sysctls: BTreeMap<String, String>,
     mounts: mount::Mounts,
     log: LogConfig,
@@ -340,13 +401,20 @@ impl Prepared {
 
     /// Finds the image, and puts all together.
     pub(crate) async fn request(self, engine: &Engine, words: WordsOfCommand) -> Result<CreateRequest> {
-        let Self { new_privileges, mut env, labels, sysctls, mounts, log, health, runtime, limits, options } = self;
+        let Self { security, mut env, labels, annotations, sysctls, mut mounts, log, health, runtime, limits, options } =
+            self;
         let mut words = words.words.into_iter();
         let reference = words.next().unwrap_or_default();
         let image = image::find(engine, &reference, options.pull, options.quiet).await?;
         if reference == embedded::REFERENCE {
             env.extend(embedded::variable());
         }
+        for text in &options.volumes_from {
+            mounts.take_from(engine, text).await?;
+        }
+        let (pid, uts, cgroup_namespace, ipc) = options.sharing.into_parts();
+        let (extra_hosts, dns, domainname) = options.hosts.into_parts();
+        let (devices, device_rules, device_limits) = options.devices.into_parts();
         let mut request = CreateRequest {
             name: options.name,
             command: words.collect(),
@@ -356,7 +424,9 @@ impl Prepared {
             user: options.user,
             group_add: options.group_add,
             hostname: options.hostname,
+            domainname,
             labels,
+            annotations,
             binds: mounts.binds,
             volumes: mounts.volumes,
             tmpfs: mounts.tmpfs,
@@ -367,8 +437,19 @@ impl Prepared {
             oom_score_adj: options.oom_score_adj,
             cap_add: options.cap_add,
             cap_drop: options.cap_drop,
+            pid,
+            uts,
+            cgroup_namespace,
+            ipc,
+            dns,
+            extra_hosts,
+            devices,
+            device_rules,
+            device_limits,
             privileged: options.privileged,
-            new_privileges,
+            new_privileges: security.new_privileges,
+            seccomp_unconfined: security.seccomp_unconfined,
+            paths_unmasked: security.paths_unmasked,
             read_only: options.read_only,
             tty: options.tty,
             console_size: crate::terminal::size().filter(|_| options.tty),
@@ -462,14 +543,19 @@ mod tests {
     #[test]
     fn security_options_are_read() {
         for (words, expected) in [
-            ("run x", Some(false)),
-            ("run --security-opt no-new-privileges x", Some(false)),
-            ("run --security-opt no-new-privileges:true x", Some(false)),
-            ("run --security-opt no-new-privileges=false x", Some(true)),
-            ("run --security-opt seccomp=unconfined x", None),
+            ("run x", Some([false; 3])),
+            ("run --security-opt no-new-privileges x", Some([false; 3])),
+            ("run --security-opt no-new-privileges:true x", Some([false; 3])),
+            ("run --security-opt no-new-privileges=false x", Some([true, false, false])),
+            ("run --security-opt seccomp=unconfined x", Some([false, true, false])),
+            ("run --security-opt systempaths=unconfined --security-opt label=disable x", Some([false, false, true])),
+            ("run --security-opt apparmor:unconfined x", Some([false; 3])),
+            ("run --security-opt seccomp=/a/profile.json x", None),
             ("run --security-opt no-new-privileges=maybe x", None),
         ] {
-            assert_eq!(parse(words).options.new_privileges().ok(), expected, "{words}");
+            let found = parse(words).options.security().ok();
+            let found = found.map(|found| [found.new_privileges, found.seccomp_unconfined, found.paths_unmasked]);
+            assert_eq!(found, expected, "{words}");
         }
     }
 

@@ -58,6 +58,7 @@ impl LimitOptions {
             cpuset_mems: self.cpuset_mems.clone(),
             pids_limit: self.pids_limit,
             blkio_weight: self.blkio_weight,
+            ..Limits::default()
         }
     }
 }

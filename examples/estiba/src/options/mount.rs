@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use estiba_engine::{Bind, Tmpfs, VolumeUse};
+use estiba_engine::{Bind, Engine, Tmpfs, VolumeUse};
 
+use crate::failure::Failure;
 use crate::volume::Mount;
 
 /// All that is shown inside.
@@ -20,6 +21,39 @@ impl Mounts {
             Mount::Bind(bind) => self.binds.push(bind),
             Mount::Volume(volume) => self.volumes.push(volume),
         }
+    }
+
+    /// Adds what another container has, but for places where something is already: `NAME[:ro]`.
+    pub(super) async fn take_from(&mut self, engine: &Engine, text: &str) -> Result<(), Failure> {
+        let (name, read_only) = match text.rsplit_once(':') {
+            Some((name, "ro")) => (name, true),
+            Some((name, "rw")) => (name, false),
+            Some((_, mode)) => {
+                return Err(Failure::new(format!("--volumes-from {text}: the mode {mode:?} must be ro or rw")));
+            }
+            None => (text, false),
+        };
+        let other = engine.container(name).await?.record().await?;
+        for bind in other.request.binds {
+            if !self.has(&bind.destination) {
+                self.binds.push(Bind { read_only: bind.read_only || read_only, ..bind });
+            }
+        }
+        for volume in other.volumes {
+            if !self.has(&volume.destination) {
+                // It goes with the container that it was made for.
+                let read_only = volume.read_only || read_only;
+                self.volumes.push(VolumeUse { read_only, anonymous: false, ..volume });
+            }
+        }
+        Ok(())
+    }
+
+    fn has(&self, place: &str) -> bool {
+        let is_it = |other: &String| Path::new(other) == Path::new(place);
+        self.binds.iter().any(|bind| is_it(&bind.destination))
+            || self.volumes.iter().any(|volume| is_it(&volume.destination))
+            || self.tmpfs.iter().any(|tmpfs| is_it(&tmpfs.destination))
     }
 
     /// Adds what a `--mount` asks for.

@@ -12,7 +12,7 @@ use crate::failure::{Failure, Result};
 #[derive(Debug, Args)]
 #[command(next_help_heading = None)]
 pub(crate) struct NetworkOptions {
-    /// none, host, bridge, or a network's name (may be repeated; name=NAME,ip=…,alias=… says more)
+    /// none, host, bridge, container:NAME, or a network's name (may be repeated; name=NAME,ip=…,alias=… says more)
     #[arg(long, visible_alias = "net", value_name = "NETWORK", default_value = "bridge")]
     pub(super) network: Vec<String>,
     /// Give it one more name in its network
@@ -49,10 +49,10 @@ impl NetworkOptions {
                     connection.network
                 )));
             }
-            request.network = mode;
             if mode == NetworkMode::Connected {
                 request.connections.push(connection);
             }
+            request.network = mode;
         }
         match request.connections.first_mut() {
             Some(first) => {

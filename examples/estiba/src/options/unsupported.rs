@@ -8,19 +8,19 @@ use crate::failure::{Failure, Result};
 /// Docker's other options.
 #[derive(Debug, Args)]
 #[command(next_help_heading = None)]
+#[expect(clippy::struct_excessive_bools, reason = "a flag of the command line is a bool")]
 pub(crate) struct Unsupported {
     #[arg(long, hide = true)]
-    add_host: Vec<String>,
+    cpu_count: Option<String>,
     #[arg(long, hide = true)]
-    annotation: Vec<String>,
+    cpu_percent: Option<String>,
     #[arg(long, hide = true)]
-    cgroupns: Option<String>,
+    cpu_rt_period: Option<String>,
     #[arg(long, hide = true)]
-    device: Vec<String>,
+    cpu_rt_runtime: Option<String>,
+    /// Nothing here signs images.
     #[arg(long, hide = true)]
-    dns: Vec<String>,
-    #[arg(long, hide = true)]
-    domainname: Option<String>,
+    disable_content_trust: bool,
     #[arg(long, hide = true)]
     expose: Vec<String>,
     #[arg(long, hide = true)]
@@ -28,47 +28,68 @@ pub(crate) struct Unsupported {
     #[arg(long, hide = true)]
     init: bool,
     #[arg(long, hide = true)]
-    ipc: Option<String>,
+    io_maxbandwidth: Option<String>,
+    #[arg(long, hide = true)]
+    io_maxiops: Option<String>,
+    #[arg(long, hide = true)]
+    isolation: Option<String>,
+    #[arg(long, hide = true)]
+    kernel_memory: Option<String>,
     #[arg(long, hide = true)]
     link: Vec<String>,
     #[arg(long, hide = true)]
-    pid: Option<String>,
+    link_local_ip: Vec<String>,
     #[arg(long, hide = true)]
     platform: Option<String>,
     #[arg(long, hide = true)]
-    userns: Option<String>,
+    storage_opt: Vec<String>,
     #[arg(long, hide = true)]
-    uts: Option<String>,
+    use_api_socket: bool,
     #[arg(long, hide = true)]
-    volumes_from: Vec<String>,
+    volume_driver: Option<String>,
 }
 
 impl Unsupported {
     /// Refuses what would be missed if it were left away. What asks for the way things are anyhow is fine.
     pub(super) fn refuse(&self) -> Result<()> {
-        let is_private = |mode: &Option<String>| mode.as_deref().is_none_or(|mode| matches!(mode, "" | "private"));
-        let is_platform = |platform: &Option<String>| {
-            let here = format!("linux/{}", crate::platform::architecture());
-            platform.as_deref().is_none_or(|platform| platform.is_empty() || platform == here)
-        };
-        let names = "there are no networks with addresses and names yet: use --network host";
-        let for_host = "namespaces of the host or of other containers are not shared yet: leave it away";
+        let is = |value: &Option<String>, usual: &[&str]| value.as_deref().is_none_or(|value| usual.contains(&value));
+        let here = format!("linux/{}", crate::platform::architecture());
+        let names = "containers find each other in a network of their own: give both --network NAME";
+        let windows = "it means something on Windows alone: leave it away";
+        let realtime = "processes in real time have no limits of their own here: use --cpus or --cpu-quota";
         for (option, given, reason) in [
-            ("--add-host", !self.add_host.is_empty(), names),
-            ("--dns", !self.dns.is_empty(), names),
             ("--link", !self.link.is_empty(), names),
-            ("--domainname", self.domainname.is_some(), "only --hostname is supported"),
-            ("--annotation", !self.annotation.is_empty(), "annotations are not supported yet: use --label"),
-            ("--device", !self.device.is_empty(), "devices are not given to containers yet"),
-            ("--gpus", self.gpus.is_some(), "devices are not given to containers yet"),
+            (
+                "--link-local-ip",
+                !self.link_local_ip.is_empty(),
+                "addresses of the link are the kernel's own choice: leave it away",
+            ),
+            ("--gpus", self.gpus.is_some(), "drivers of GPUs are not brought in: give it their devices by --device"),
             ("--init", self.init, "no init is added: use an image that has one, such as tini"),
-            ("--cgroupns", !is_private(&self.cgroupns), for_host),
-            ("--ipc", !is_private(&self.ipc), for_host),
-            ("--pid", !is_private(&self.pid), for_host),
-            ("--uts", !is_private(&self.uts), for_host),
-            ("--userns", self.userns.as_deref().is_some_and(|mode| mode != "host"), for_host),
-            ("--platform", !is_platform(&self.platform), "only images for this machine are run: leave it away"),
-            ("--volumes-from", !self.volumes_from.is_empty(), "name the folders by -v"),
+            ("--platform", !is(&self.platform, &["", &here]), "only images for this machine are run: leave it away"),
+            ("--cpu-count", !is(&self.cpu_count, &["0"]), windows),
+            ("--cpu-percent", !is(&self.cpu_percent, &["0"]), windows),
+            ("--io-maxbandwidth", !is(&self.io_maxbandwidth, &["0"]), windows),
+            ("--io-maxiops", !is(&self.io_maxiops, &["0"]), windows),
+            ("--isolation", !is(&self.isolation, &["", "default"]), windows),
+            ("--cpu-rt-period", !is(&self.cpu_rt_period, &["0"]), realtime),
+            ("--cpu-rt-runtime", !is(&self.cpu_rt_runtime, &["0"]), realtime),
+            (
+                "--kernel-memory",
+                !is(&self.kernel_memory, &["0"]),
+                "the kernel has no limit of its own for it any more: --memory counts it, too",
+            ),
+            (
+                "--storage-opt",
+                !self.storage_opt.is_empty(),
+                "root file systems have no size of their own: leave it away",
+            ),
+            ("--use-api-socket", self.use_api_socket, "there is no daemon whose socket it could use"),
+            (
+                "--volume-driver",
+                !is(&self.volume_driver, &["", "local"]),
+                "volumes are folders of this machine: the one driver is local",
+            ),
         ] {
             if given {
                 return Err(Failure::new(format!("{option} is refused: {reason}")));

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use estiba_engine::{
-    Exit, Health, HealthStatus, Healthcheck, LogConfig, Record as Container, RestartPolicy, Status, Summary,
+    DeviceKind, DeviceLimitKind, DeviceRule, Exit, Health, HealthStatus, Healthcheck, IpcMode, LogConfig, Namespace,
+    Record as Container, RestartPolicy, Status, Summary,
 };
 
 use super::image::Config;
@@ -85,6 +86,33 @@ pub(crate) fn command(record: &Container) -> String {
     let word = |word: &String| if word.contains(' ') { format!("'{word}'") } else { word.clone() };
     let Some((program, arguments)) = record.command.split_first() else { return String::new() };
     std::iter::once(program.clone()).chain(arguments.iter().map(word)).collect::<Vec<_>>().join(" ")
+}
+
+fn namespace(namespace: &Namespace) -> String {
+    match namespace {
+        Namespace::Own => String::new(),
+        Namespace::Host => "host".to_owned(),
+        Namespace::Container(id) => format!("container:{id}"),
+    }
+}
+
+/// What it may do with devices of the host, and how much.
+fn device_limits(record: &Container, kind: DeviceLimitKind) -> Value {
+    let limits = record.request.device_limits.iter().filter(|limit| limit.kind == kind);
+    Value::list(limits.map(|limit| {
+        let name = if kind == DeviceLimitKind::Weight { "Weight" } else { "Rate" };
+        Record::new("blkiodev").with("Path", limit.device.display().to_string()).with(name, limit.value)
+    }))
+}
+
+fn device_rule(rule: &DeviceRule) -> String {
+    let number = |number: Option<u32>| number.map_or_else(|| "*".to_owned(), |number| number.to_string());
+    let kind = match rule.kind {
+        None => 'a',
+        Some(DeviceKind::Char) => 'c',
+        Some(DeviceKind::Block) => 'b',
+    };
+    format!("{kind} {}:{} {}", number(rule.major), number(rule.minor), rule.access)
 }
 
 fn time(time: Option<SystemTime>) -> Value {
@@ -182,7 +210,23 @@ fn host_config(record: &Container) -> Record {
     let memory = limits.memory.unwrap_or(0);
     // Without a word the container gets as much swap as memory.
     let swap = limits.memory_swap.unwrap_or_else(|| i64::try_from(memory.saturating_mul(2)).unwrap_or(i64::MAX));
-    let security = request.new_privileges.then_some("no-new-privileges=false");
+    let security =
+        [(request.new_privileges, "no-new-privileges=false"), (request.seccomp_unconfined, "seccomp=unconfined")];
+    let security = security.into_iter().filter(|(is, _)| *is).map(|(_, option)| option);
+    let addresses = request.dns.servers.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let hosts = request.extra_hosts.iter().map(|host| format!("{}:{}", host.name, host.address));
+    let devices = request.devices.iter().map(|device| {
+        Record::new("container.DeviceMapping")
+            .with("PathOnHost", device.source.display().to_string())
+            .with("PathInContainer", device.destination.display().to_string())
+            .with("CgroupPermissions", device.access.to_string())
+    });
+    let ipc = match request.ipc {
+        IpcMode::Private => "private",
+        IpcMode::None => "none",
+        IpcMode::Host => "host",
+    };
+    let cgroups = if request.cgroup_namespace == Namespace::Host { "host" } else { "private" };
     let (width, height) = request.console_size.unwrap_or_default();
     let runtime = request.runtime.as_deref().map_or_else(|| "native".to_owned(), |path| path.display().to_string());
     Record::new("container.HostConfig")
@@ -198,23 +242,23 @@ fn host_config(record: &Container) -> Record {
         .with("ConsoleSize", vec![u64::from(height), u64::from(width)])
         .with("CapAdd", Value::list_or_nil(request.cap_add.clone()))
         .with("CapDrop", Value::list_or_nil(request.cap_drop.clone()))
-        .with("CgroupnsMode", "private")
-        .with("Dns", Value::list::<String>([]))
-        .with("DnsOptions", Value::list::<String>([]))
-        .with("DnsSearch", Value::list::<String>([]))
-        .with("ExtraHosts", Value::nil_list())
+        .with("CgroupnsMode", cgroups)
+        .with("Dns", Value::list(addresses))
+        .with("DnsOptions", Value::list(request.dns.options.clone()))
+        .with("DnsSearch", Value::list(request.dns.search.clone()))
+        .with("ExtraHosts", Value::list_or_nil(hosts))
         .with("GroupAdd", Value::list_or_nil(request.group_add.clone()))
-        .with("IpcMode", "private")
+        .with("IpcMode", ipc)
         .with("Cgroup", "")
         .with("Links", Value::nil_list())
         .with("OomScoreAdj", request.oom_score_adj.unwrap_or(0))
-        .with("PidMode", "")
+        .with("PidMode", namespace(&request.pid))
         .with("Privileged", request.privileged)
         .with("PublishAllPorts", false)
         .with("ReadonlyRootfs", request.read_only)
         .with("SecurityOpt", Value::list_or_nil(security))
         .with_some("Tmpfs", Value::map(tmpfs))
-        .with("UTSMode", "")
+        .with("UTSMode", namespace(&request.uts))
         .with("UsernsMode", "")
         .with("ShmSize", request.shm_size.unwrap_or(64 << 20))
         .with_some("Sysctls", Value::from(&request.sysctls))
@@ -225,24 +269,24 @@ fn host_config(record: &Container) -> Record {
         .with("NanoCpus", limits.nano_cpus.unwrap_or(0))
         .with("CgroupParent", record.cgroup.rsplit_once('/').map_or("", |(parent, _)| parent))
         .with("BlkioWeight", limits.blkio_weight.unwrap_or(0))
-        .with("BlkioWeightDevice", Value::list::<String>([]))
-        .with("BlkioDeviceReadBps", Value::list::<String>([]))
-        .with("BlkioDeviceWriteBps", Value::list::<String>([]))
-        .with("BlkioDeviceReadIOps", Value::list::<String>([]))
-        .with("BlkioDeviceWriteIOps", Value::list::<String>([]))
+        .with("BlkioWeightDevice", device_limits(record, DeviceLimitKind::Weight))
+        .with("BlkioDeviceReadBps", device_limits(record, DeviceLimitKind::ReadBps))
+        .with("BlkioDeviceWriteBps", device_limits(record, DeviceLimitKind::WriteBps))
+        .with("BlkioDeviceReadIOps", device_limits(record, DeviceLimitKind::ReadIops))
+        .with("BlkioDeviceWriteIOps", device_limits(record, DeviceLimitKind::WriteIops))
         .with("CpuPeriod", limits.cpu_period.unwrap_or(0))
         .with("CpuQuota", limits.cpu_quota.unwrap_or(0))
         .with("CpuRealtimePeriod", 0)
         .with("CpuRealtimeRuntime", 0)
         .with("CpusetCpus", limits.cpuset_cpus.clone().unwrap_or_default())
         .with("CpusetMems", limits.cpuset_mems.clone().unwrap_or_default())
-        .with("Devices", Value::list::<String>([]))
-        .with("DeviceCgroupRules", Value::nil_list())
+        .with("Devices", Value::list(devices))
+        .with("DeviceCgroupRules", Value::list_or_nil(request.device_rules.iter().map(device_rule)))
         .with("DeviceRequests", Value::nil_list())
         .with("MemoryReservation", limits.memory_reservation.unwrap_or(0))
         .with("MemorySwap", swap)
-        .with("MemorySwappiness", Value::Nil)
-        .with("OomKillDisable", Value::Nil)
+        .with("MemorySwappiness", limits.memory_swappiness)
+        .with("OomKillDisable", limits.oom_kill_disable)
         .with("PidsLimit", limits.pids_limit)
         .with("Ulimits", Value::list(ulimits))
         .with("CpuCount", 0)
@@ -303,7 +347,7 @@ fn config(record: &Container, image: &Config) -> Record {
     let stop_signal = request.stop_signal.map_or_else(|| image.string("StopSignal").to_owned(), signals::name);
     Record::new("container.Config")
         .with("Hostname", request.hostname.clone().unwrap_or_else(|| record.id.short().to_owned()))
-        .with("Domainname", "")
+        .with("Domainname", request.domainname.clone().unwrap_or_default())
         .with("User", request.user.clone().unwrap_or_else(|| image.string("User").to_owned()))
         .with("AttachStdin", request.interactive)
         .with("AttachStdout", true)

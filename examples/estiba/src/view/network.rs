@@ -11,7 +11,10 @@ use crate::template::{Record, Value};
 
 /// How a container's network is called.
 pub(crate) fn mode(record: &Container) -> String {
-    names(record).into_iter().next().unwrap_or_default()
+    match &record.request.network {
+        NetworkMode::Container(id) => format!("container:{id}"),
+        _ => names(record).into_iter().next().unwrap_or_default(),
+    }
 }
 
 /// The names of all networks of a container.
@@ -19,6 +22,8 @@ pub(crate) fn names(record: &Container) -> Vec<String> {
     match record.request.network {
         NetworkMode::None => vec!["none".to_owned()],
         NetworkMode::Host => vec!["host".to_owned()],
+        // It is in those of the other one.
+        NetworkMode::Container(_) => Vec::new(),
         NetworkMode::Connected => {
             record.request.connections.iter().map(|connection| connection.network.clone()).collect()
         }
@@ -156,7 +161,7 @@ pub(crate) fn settings(record: &Container, running: bool) -> Record {
         let place = |connection: &Connection| (connection.network.clone(), one(Some(connection)).into());
         record.request.connections.iter().map(place).collect()
     } else {
-        vec![(mode(record), one(None).into())]
+        names(record).into_iter().map(|name| (name, one(None).into())).collect()
     };
     Record::new("container.NetworkSettings")
         .with("Bridge", "")

@@ -215,7 +215,7 @@ fn full_disk_for_ever(home: &Home) -> Result {
     run(&state)?.expect_out("exited 137 0\n")?;
     assert!(is_full(), "the disk was not full any more, so this has shown nothing");
     run(&["rm", "fill"])?.expect_out("fill\n")?;
-    unmounted(&point)
+    until("the end of the monitor", || unmounted(&point).is_ok())
 }
 
 fn full_disk(home: &Home) -> Result {

@@ -22,6 +22,7 @@ mod registry;
 mod running;
 mod runtimes;
 mod sessions;
+mod sharing;
 mod sources;
 mod sys;
 mod terminal;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     trials.extend(listing::trials());
     trials.extend(sessions::trials());
     trials.extend(files::trials());
+    trials.extend(sharing::trials());
     trials.extend(sources::trials());
     trials.extend(registry::trials());
     trials.extend(terminal::trials());
