@@ -705,11 +705,10 @@ mod tests {
             ..request()
         };
         let files = HostFiles {
-            volumes: Vec::new(),
-            devices: Vec::new(),
             hostname: "/h".into(),
             hosts: "/hosts".into(),
             resolv_conf: "/r".into(),
+            ..HostFiles::default()
         };
         let id = Id::random().expect("random");
         let identity = Identity { uid: 5, gid: 6, groups: vec![7] };
