@@ -563,6 +563,7 @@ mod tests {
             ("estiba container ls --nope", "see 'estiba container ls --help'"),
             ("estiba system nope", "see 'estiba system --help'"),
             ("estiba run --stop-signal NOPE x", "invalid signal: NOPE"),
+            ("estiba run --pid bridge x", "container:NAME"),
             ("estiba --snapshotter btrfs ps", "btrfs"),
         ] {
             let text = failure(words);

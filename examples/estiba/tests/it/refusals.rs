@@ -301,7 +301,8 @@ fn name_taken(home: &Home) -> Result {
 
 fn options(home: &Home) -> Result {
     let before = home.look();
-    let cases: [(&[&str], &[&str]); 25] = [
+    let cases: [(&[&str], &[&str]); 26] = [
+        (&["--network", "nothing-there"], &["nothing-there"]),
         (&["--memory", "lots"], &["lots"]),
         (&["--memory", "1k"], &["memory"]),
         (&["--cpus", "-1"], &["cpus"]),
