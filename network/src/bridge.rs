@@ -40,7 +40,23 @@ pub struct Bridge {
     pub leases: PathBuf,
     /// The packet filter.
     pub firewall: Arc<dyn Firewall>,
+    /// When a bridge goes that nothing is attached to any more.
+    pub sweep: Sweep,
 }
+
+/// When a bridge goes that nothing is attached to any more. That costs some 20 ms, which the kernel takes to wait for all
+/// processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sweep {
+    /// With the last attachment.
+    #[default]
+    AtOnce,
+    /// When [`Bridge::sweep`] is called, which can be while other things are done.
+    Later,
+}
+
+/// What the names of cables begin with.
+const CABLE: &str = "veth";
 
 /// How many names are tried for the host's end of a cable whose name is taken.
 const ATTEMPTS: u32 = 16;
@@ -117,7 +133,7 @@ impl Driver for Bridge {
             // What cannot be undone now is on record, and undone by the next attempt or by `repair`.
             let _ = self.undo(network, &ledger, Some(sandbox), &record);
             drop(lock);
-            let _ = self.sweep(network, &ledger);
+            let _ = self.sweep_now(network);
             return Err(error);
         }
         Ok(record.endpoint)
@@ -131,7 +147,7 @@ impl Driver for Bridge {
             self.undo(network, &ledger, sandbox, &record)?;
         }
         drop(lock);
-        self.sweep(network, &ledger)
+        self.sweep_now(network)
     }
 
     fn repair(&self, network: &Network, alive: &dyn Fn(&str) -> bool) -> Result<()> {
@@ -169,10 +185,39 @@ impl Bridge {
             }
         }
         self.ipam(network).release_dead(&|owner| alive(&owner.container) || kept.contains(owner))?;
+        self.unplug_strangers(network, &ledger)?;
         if kept.is_empty() {
             self.remove_bridge(network, &ledger, &lock)?;
         }
         Ok(undone)
+    }
+
+    /// Removes cables of the bridge that no record knows: of a namespace that somebody holds though its container is gone.
+    fn unplug_strangers(&self, network: &Network, ledger: &Ledger) -> Result<()> {
+        let mut host = self.netlink()?;
+        let Some(bridge) = host.link(&bridge_name(network))? else { return Ok(()) };
+        let known: Vec<String> =
+            ledger.list()?.into_iter().filter_map(|record| record.endpoint.host_interface).collect();
+        let mut batch = Batch::new();
+        for link in host.links()? {
+            if link.master == Some(bridge.index) && link.name.starts_with(CABLE) && !known.contains(&link.name) {
+                batch.remove(format!("remove the interface {}", link.name), link::delete(link.index));
+            }
+        }
+        host.commit(&batch)
+    }
+
+    /// Removes the bridge, and what the packet filter has of the network, if nothing is attached.
+    pub fn sweep(&self, network: &Network) -> Result<()> {
+        let ledger = self.ledger(network);
+        if !ledger.is_empty()? {
+            return Ok(());
+        }
+        let lock = ledger.lock_alone()?;
+        if !ledger.is_empty()? {
+            return Ok(());
+        }
+        self.remove_bridge(network, &ledger, &lock)
     }
 
     /// Sets the packet filter up again for all that is attached to these networks, after somebody has flushed it.
@@ -355,32 +400,41 @@ impl Bridge {
         if !published.is_empty() {
             self.firewall.unpublish(self.host.as_ref(), &published)?;
         }
-        if let Some(name) = &endpoint.host_interface {
-            self.unplug(name, &attachment.interface, sandbox)?;
-        }
+        self.unplug(endpoint, attachment, sandbox)?;
         let known: Vec<IpAddr> = endpoint.addresses.iter().map(IpNet::addr).collect();
         self.ipam(network).release(&owner(attachment), &known)?;
         ledger.remove(&attachment.container, &attachment.interface)
     }
 
-    fn unplug(&self, name: &str, _interface: &str, _sandbox: Option<&Sandbox>) -> Result<()> {
+    /// Takes the cable away. To delete an interface costs its caller some 20 ms (the kernel waits for all processors, twice),
+    /// to drop a namespace with an interface in it costs nothing: the sandbox's end goes into one that is dropped at once,
+    /// and the kernel clears up both ends by itself. With the sandbox's own namespace it does that anyway.
+    fn unplug(&self, endpoint: &Endpoint, attachment: &Attachment, sandbox: Option<&Sandbox>) -> Result<()> {
+        let (Some(sandbox), Some(name)) = (sandbox, &endpoint.host_interface) else { return Ok(()) };
         let mut host = self.netlink()?;
-        let Some(link) = host.link(name)? else { return Ok(()) };
+        let Some(near) = host.link(name)? else { return Ok(()) };
+        let mut inside = sandbox.netlink()?;
+        if let Some(far) = inside.link(&attachment.interface)?
+            && near.peer == Some(far.index)
+            && far.peer == Some(near.index)
+        {
+            let nowhere = Sandbox::new()?;
+            let mut batch = Batch::new();
+            let operation = format!("take the interface {} out of its namespace", attachment.interface);
+            batch.remove(operation, link::move_to(far.index, nowhere.namespace()));
+            return inside.commit(&batch);
+        }
+        // Somebody has renamed the other end, or taken it elsewhere.
         let mut batch = Batch::new();
-        batch.remove(format!("remove the interface {name}"), link::delete(link.index));
+        batch.remove(format!("remove the interface {name}"), link::delete(near.index));
         host.commit(&batch)
     }
 
-    /// Removes the bridge and the folder of records if nothing is attached.
-    fn sweep(&self, network: &Network, ledger: &Ledger) -> Result<()> {
-        if !ledger.is_empty()? {
-            return Ok(());
+    fn sweep_now(&self, network: &Network) -> Result<()> {
+        match self.sweep {
+            Sweep::AtOnce => self.sweep(network),
+            Sweep::Later => Ok(()),
         }
-        let lock = ledger.lock_alone()?;
-        if !ledger.is_empty()? {
-            return Ok(());
-        }
-        self.remove_bridge(network, ledger, &lock)
     }
 
     fn remove_bridge(&self, network: &Network, ledger: &Ledger, _alone: &Lock) -> Result<()> {
@@ -460,7 +514,7 @@ fn bridge_mac(network: &Network) -> Option<MacAddress> {
 
 fn host_name(network: &Network, attachment: &Attachment, attempt: u32) -> String {
     let hash = hash((&network.id, &attachment.container, &attachment.interface, attempt));
-    format!("veth{:011x}", hash & 0xfff_ffff_ffff)
+    format!("{CABLE}{:011x}", hash & 0xfff_ffff_ffff)
 }
 
 fn hash(value: impl Hash) -> u64 {

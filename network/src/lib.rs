@@ -23,7 +23,7 @@ mod sysctl;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
 
-pub use bridge::Bridge;
+pub use bridge::{Bridge, Sweep};
 pub use driver::{Driver, Host, Loopback};
 pub use endpoint::{Attachment, Endpoint, Interface};
 pub use error::{Error, Result};

@@ -4,6 +4,8 @@
 //! its sets and maps, so that the thousandth port costs what the first one did.
 
 use std::net::IpAddr;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -13,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::firewall::{Firewall, Published, Realm};
 use crate::netfilter::{Body, CREATE, DUMP, Messages, Netfilter, Transaction, attributes, find, refused};
 use crate::port::Protocol;
-use crate::sandbox::{self, Sandbox};
+use crate::sandbox::{self, Identity, Sandbox};
 
 mod ruleset;
 
@@ -30,21 +32,70 @@ const ROOM: usize = 48 * 1024;
 ///
 /// A drop in somebody else's table (a firewall whose policy is to drop what is forwarded) stays a drop: nf_tables has no way
 /// to overrule it.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Nftables;
+///
+/// Sockets are kept for the next change, since to close one waits for what was removed to be forgotten by all processors (10
+/// to 20 ms). They keep the host's namespace alive as long as this value lives.
+#[derive(Debug, Default)]
+pub struct Nftables {
+    /// Sockets that nobody uses now, each with the namespace that it works on.
+    idle: Mutex<Vec<(Identity, Netfilter)>>,
+}
+
+/// A socket in use; it goes back when it is dropped.
+struct Lent<'a> {
+    home: &'a Nftables,
+    identity: Identity,
+    netfilter: Option<Netfilter>,
+}
+
+impl Nftables {
+    fn open(&self, host: Option<&Sandbox>) -> Result<Lent<'_>> {
+        let identity = sandbox::identity(host)?;
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = idle.iter().position(|(of, _)| *of == identity).map(|at| idle.swap_remove(at).1);
+        drop(idle);
+        let netfilter = match known {
+            Some(netfilter) => netfilter,
+            None => sandbox::within(host, Netfilter::open)??,
+        };
+        Ok(Lent { home: self, identity, netfilter: Some(netfilter) })
+    }
+}
+
+impl Deref for Lent<'_> {
+    type Target = Netfilter;
+
+    fn deref(&self) -> &Netfilter {
+        self.netfilter.as_ref().expect("it is there until the end")
+    }
+}
+
+impl DerefMut for Lent<'_> {
+    fn deref_mut(&mut self) -> &mut Netfilter {
+        self.netfilter.as_mut().expect("it is there until the end")
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if let Some(netfilter) = self.netfilter.take() {
+            self.home.idle.lock().unwrap_or_else(PoisonError::into_inner).push((self.identity, netfilter));
+        }
+    }
+}
 
 impl Firewall for Nftables {
     fn admit(&self, host: Option<&Sandbox>, realm: &Realm) -> Result<()> {
-        ensure(&mut open(host)?, std::slice::from_ref(realm), &[])
+        ensure(&mut *self.open(host)?, std::slice::from_ref(realm), &[])
     }
 
     fn stands(&self, host: Option<&Sandbox>, realm: &Realm) -> Result<bool> {
-        let found = look_up(&mut open(host)?, &[(Set::Bridges, interface(&realm.bridge))])?;
+        let found = look_up(&mut *self.open(host)?, &[(Set::Bridges, interface(&realm.bridge))])?;
         Ok(found.iter().all(Option::is_some))
     }
 
     fn withdraw(&self, host: Option<&Sandbox>, realm: &Realm) -> Result<()> {
-        let mut netfilter = open(host)?;
+        let mut netfilter = self.open(host)?;
         for _ in 0..ATTEMPTS {
             let generation = generation(&mut netfilter)?;
             let Some(bridges) = dump(&mut netfilter, Set::Bridges)? else { return Ok(()) };
@@ -78,7 +129,7 @@ impl Firewall for Nftables {
         if ports.is_empty() {
             return Ok(());
         }
-        let mut netfilter = open(host)?;
+        let mut netfilter = self.open(host)?;
         ensure(&mut netfilter, &[], ports)?;
         conntrack::forget(&mut netfilter, ports)
     }
@@ -93,7 +144,7 @@ impl Firewall for Nftables {
         if ports.is_empty() {
             return Ok(());
         }
-        let mut netfilter = open(host)?;
+        let mut netfilter = self.open(host)?;
         let keys: Vec<(Set, Vec<u8>)> = ports.iter().map(|port| (set_of(port), key_of(port))).collect();
         for _ in 0..ATTEMPTS {
             let found = look_up(&mut netfilter, &keys)?;
@@ -121,12 +172,8 @@ impl Firewall for Nftables {
         if realms.is_empty() && ports.is_empty() {
             return Ok(());
         }
-        ensure(&mut open(host)?, realms, ports)
+        ensure(&mut *self.open(host)?, realms, ports)
     }
-}
-
-fn open(host: Option<&Sandbox>) -> Result<Netfilter> {
-    sandbox::within(host, Netfilter::open)?
 }
 
 /// Adds these elements, and the table before if it is not there.

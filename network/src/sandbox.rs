@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::fstat;
+use nix::sys::stat::{fstat, stat};
 
 use crate::error::{Error, Result};
 use crate::netlink::Netlink;
@@ -29,7 +30,7 @@ impl Sandbox {
                 path: PathBuf::from("(new)"),
                 source: errno.into(),
             })?;
-            Self::open(Path::new("/proc/thread-self/ns/net"))
+            Self::open(Path::new(CURRENT))
         })
     }
 
@@ -79,17 +80,25 @@ impl Sandbox {
 
     /// Whether it is the namespace that the calling thread is in.
     pub fn is_current(&self) -> Result<bool> {
-        let current = Self::open(Path::new("/proc/thread-self/ns/net"))?;
-        let identity = |sandbox: &Self| {
-            fstat(&sandbox.namespace).map(|stat| (stat.st_dev, stat.st_ino)).map_err(|errno| Error::Namespace {
-                operation: "compare",
-                path: PathBuf::from(format!("/proc/self/fd/{}", sandbox.namespace.as_raw_fd())),
-                source: errno.into(),
-            })
-        };
-        Ok(identity(self)? == identity(&current)?)
+        Ok(identity(Some(self))? == identity(None)?)
     }
 }
+
+/// What tells a namespace from every other that there is: device and inode.
+pub(crate) type Identity = (u64, u64);
+
+/// The identity of a host's namespace; without one, of the one that the calling thread is in.
+pub(crate) fn identity(host: Option<&Sandbox>) -> Result<Identity> {
+    let failed = |path: PathBuf| move |errno: Errno| Error::Namespace { operation: "look at", path, source: errno.into() };
+    let found = match host {
+        Some(host) => fstat(&host.namespace).map_err(failed(format!("/proc/self/fd/{}", host.namespace.as_raw_fd()).into())),
+        None => stat(CURRENT).map_err(failed(CURRENT.into())),
+    }?;
+    Ok((found.st_dev, found.st_ino))
+}
+
+/// The namespace of the thread that looks.
+const CURRENT: &str = "/proc/thread-self/ns/net";
 
 impl AsFd for Sandbox {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -37,7 +37,7 @@ pub(crate) const TRIALS: &[(&str, Body)] = &[
 const SUBNETS: [&str; 2] = ["10.77.0.0/24", "fd77::/64"];
 
 fn world() -> World {
-    World::new(Arc::new(Nftables))
+    World::new(Arc::new(Nftables::default()))
 }
 
 fn plain(world: &World) -> Network {
@@ -60,7 +60,7 @@ fn table(host: &Sandbox) -> Option<String> {
 fn filter_stands(world: &World, network: &Network) -> bool {
     let bridge = network.interface.clone().expect("a name");
     let realm = estiba_network::firewall::Realm::of(network, &bridge);
-    Nftables.stands(Some(&world.host), &realm).expect("an answer")
+    Nftables::default().stands(Some(&world.host), &realm).expect("an answer")
 }
 
 fn flush(world: &World) {
@@ -368,11 +368,11 @@ fn only_its_own() -> Result<(), Failed> {
         container_port: 80,
     };
     let host = Some(&world.host);
-    assert!(matches!(Nftables.publish(host, &[port("10.77.0.9")]), Err(Error::PortTaken { port: 8080, .. })));
-    Nftables.unpublish(host, &[port("10.77.0.9")])?;
-    assert!(matches!(Nftables.publish(host, &[port("10.77.0.9")]), Err(Error::PortTaken { .. })));
-    Nftables.unpublish(host, &[port("10.77.0.2")])?;
-    Nftables.publish(host, &[port("10.77.0.9")])?;
+    assert!(matches!(Nftables::default().publish(host, &[port("10.77.0.9")]), Err(Error::PortTaken { port: 8080, .. })));
+    Nftables::default().unpublish(host, &[port("10.77.0.9")])?;
+    assert!(matches!(Nftables::default().publish(host, &[port("10.77.0.9")]), Err(Error::PortTaken { .. })));
+    Nftables::default().unpublish(host, &[port("10.77.0.2")])?;
+    Nftables::default().publish(host, &[port("10.77.0.9")])?;
     assert!(matches!(NoFirewall.publish(host, &[port("10.77.0.9")]), Err(Error::NoFirewall)));
     Ok(())
 }

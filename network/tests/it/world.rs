@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use estiba_network::firewall::NoFirewall;
-use estiba_network::{Attachment, Bridge, Driver, Endpoint, Firewall, Network, Sandbox, Subnet};
+use estiba_network::{Attachment, Bridge, Driver, Endpoint, Firewall, Network, Sandbox, Subnet, Sweep};
 use tempfile::TempDir;
 
 /// Long enough for a packet that is on its way.
@@ -53,6 +53,7 @@ impl World {
             state: root.path().join("state"),
             leases: root.path().join("leases"),
             firewall,
+            sweep: Sweep::AtOnce,
         };
         Self { host, outside, driver, root }
     }
