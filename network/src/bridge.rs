@@ -2,25 +2,24 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fs, iter, thread};
+use std::{iter, thread};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 
 use crate::driver::Driver;
-use crate::endpoint::{Attachment, Endpoint, Interface};
+use crate::endpoint::{Attachment, Endpoint};
 use crate::error::{Error, Result};
 use crate::firewall::{Firewall, Published, Realm};
 use crate::ipam::{HostLocal, Ipam, Owner};
-use crate::ledger::{Ledger, Lock, Record, failed};
+use crate::ledger::{Ledger, Lock, Record};
 use crate::link::{self, New};
 use crate::mac::MacAddress;
-use crate::netlink::{Batch, LOOPBACK_INDEX, Netlink};
+use crate::netlink::{Batch, Netlink};
 use crate::network::{Family, Network, Subnet};
 use crate::sandbox::{self, Sandbox};
 use crate::{ports, sysctl};
@@ -104,11 +103,7 @@ impl Driver for Bridge {
             return Err(Error::InUse { network, first, containers: records.len() });
         }
         self.remove_bridge(network, &ledger, &lock)?;
-        let leases = self.leases.join(&network.name);
-        match fs::remove_dir_all(&leases) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove the folder", &leases)(error)),
-            _ => Ok(()),
-        }
+        self.ipam(network).remove_folder()
     }
 
     fn attach(&self, network: &Network, sandbox: &Sandbox, attachment: &Attachment) -> Result<Endpoint> {
@@ -122,7 +117,7 @@ impl Driver for Bridge {
         let ledger = self.ledger(network);
         let lock = ledger.lock_shared()?;
         if let Some(record) = ledger.read(&attachment.container, &attachment.interface)? {
-            if record.ready && stands(&record.endpoint, sandbox)? {
+            if record.ready && record.endpoint.stands(sandbox)? {
                 return Ok(record.endpoint);
             }
             self.undo(network, &ledger, Some(sandbox), &record)?;
@@ -238,14 +233,7 @@ impl Bridge {
 
     fn make(&self, network: &Network, ledger: &Ledger, sandbox: &Sandbox, record: &mut Record) -> Result<()> {
         let Record { attachment, endpoint, .. } = &mut *record;
-        let owner = owner(attachment);
-        let leases = self.ipam(network).reserve(&owner, &attachment.addresses)?;
-        endpoint.addresses = leases.iter().map(|lease| lease.address).collect();
-        if attachment.default_route && !network.internal {
-            endpoint.gateways = leases.iter().filter_map(|lease| lease.gateway).collect();
-        }
-        let first = endpoint.addresses.first().map(IpNet::addr);
-        endpoint.mac = attachment.mac.or(first.map(MacAddress::of));
+        endpoint.lease(network, &self.ipam(network), attachment)?;
         endpoint.ports = ports::choose(self.host.as_ref(), &attachment.ports, &endpoint.addresses)?;
         let mut host = self.netlink()?;
         let bridge = self.ensure_bridge(network, &mut host)?;
@@ -253,23 +241,9 @@ impl Bridge {
         self.plug(network, ledger, sandbox, record, &mut host, bridge)?;
 
         let endpoint = &mut record.endpoint;
-        let mut inside = sandbox.netlink()?;
-        let link = inside.link(&interface)?.ok_or_else(|| Error::NoInterface { name: interface.clone() })?;
-        let mut batch = Batch::new();
-        batch.change("set the interface lo up", link::up(LOOPBACK_INDEX));
-        for address in &endpoint.addresses {
-            batch.create(format!("give {interface} the address {address}"), link::address(link.index, *address));
-        }
-        batch.change(format!("set the interface {interface} up"), link::up(link.index));
-        for gateway in &endpoint.gateways {
-            let route = link::default_route(link.index, *gateway);
-            batch.create(format!("make {gateway} the gateway of {interface}"), route);
-        }
-        inside.commit(&batch)?;
+        endpoint.configure(sandbox, &interface)?;
         settle(&mut host, endpoint.host_interface.as_deref().unwrap_or_default())?;
         settle(&mut host, &bridge_name(network))?;
-        endpoint.interfaces = vec![Interface { index: link.index, name: interface, up: true }];
-
         let published = ports::published(endpoint);
         if !published.is_empty() {
             self.open_loopback(network, &published)?;
@@ -400,33 +374,20 @@ impl Bridge {
         if !published.is_empty() {
             self.firewall.unpublish(self.host.as_ref(), &published)?;
         }
-        self.unplug(endpoint, attachment, sandbox)?;
+        self.unplug(endpoint, sandbox)?;
         let known: Vec<IpAddr> = endpoint.addresses.iter().map(IpNet::addr).collect();
-        self.ipam(network).release(&owner(attachment), &known)?;
+        self.ipam(network).release(&attachment.owner(), &known)?;
         ledger.remove(&attachment.container, &attachment.interface)
     }
 
-    /// Takes the cable away. To delete an interface costs its caller some 20 ms (the kernel waits for all processors, twice),
-    /// to drop a namespace with an interface in it costs nothing: the sandbox's end goes into one that is dropped at once,
-    /// and the kernel clears up both ends by itself. With the sandbox's own namespace it does that anyway.
-    fn unplug(&self, endpoint: &Endpoint, attachment: &Attachment, sandbox: Option<&Sandbox>) -> Result<()> {
-        let (Some(sandbox), Some(name)) = (sandbox, &endpoint.host_interface) else { return Ok(()) };
+    /// Takes the cable away, if the sandbox stays. That costs some 20 ms, in which the kernel waits for all processors; with a
+    /// namespace that goes, it clears up both ends by itself and nobody waits.
+    fn unplug(&self, endpoint: &Endpoint, sandbox: Option<&Sandbox>) -> Result<()> {
+        let (Some(_), Some(name)) = (sandbox, &endpoint.host_interface) else { return Ok(()) };
         let mut host = self.netlink()?;
-        let Some(near) = host.link(name)? else { return Ok(()) };
-        let mut inside = sandbox.netlink()?;
-        if let Some(far) = inside.link(&attachment.interface)?
-            && near.peer == Some(far.index)
-            && far.peer == Some(near.index)
-        {
-            let nowhere = Sandbox::new()?;
-            let mut batch = Batch::new();
-            let operation = format!("take the interface {} out of its namespace", attachment.interface);
-            batch.remove(operation, link::move_to(far.index, nowhere.namespace()));
-            return inside.commit(&batch);
-        }
-        // Somebody has renamed the other end, or taken it elsewhere.
+        let Some(link) = host.link(name)? else { return Ok(()) };
         let mut batch = Batch::new();
-        batch.remove(format!("remove the interface {name}"), link::delete(near.index));
+        batch.remove(format!("remove the interface {name}"), link::delete(link.index));
         host.commit(&batch)
     }
 
@@ -465,15 +426,6 @@ impl Bridge {
     }
 }
 
-/// Whether the interface is in the sandbox, and is the one that was made.
-fn stands(endpoint: &Endpoint, sandbox: &Sandbox) -> Result<bool> {
-    let Some(interface) = endpoint.interfaces.first() else { return Ok(false) };
-    let link = sandbox.netlink()?.link(&interface.name)?;
-    Ok(link.is_some_and(|link| {
-        link.up && link.index == interface.index && endpoint.mac.is_none_or(|mac| link.address == mac.octets())
-    }))
-}
-
 /// Waits until an interface carries packets. The kernel's `linkwatch` gets to it a moment after the other end is up, and
 /// what is sent before is lost: the second that TCP takes to try again. Since Linux 6.8 the question alone makes it so.
 fn settle(host: &mut Netlink, name: &str) -> Result<()> {
@@ -489,10 +441,6 @@ fn settle(host: &mut Netlink, name: &str) -> Result<()> {
 /// What routers are often called by their own links.
 fn link_local() -> IpNet {
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1), 64))
-}
-
-fn owner(attachment: &Attachment) -> Owner {
-    Owner { container: attachment.container.clone(), interface: attachment.interface.clone() }
 }
 
 fn bridge_name(network: &Network) -> String {

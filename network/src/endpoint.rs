@@ -6,9 +6,13 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::ipam::{Ipam, Owner};
+use crate::link;
 use crate::mac::MacAddress;
-use crate::network::{is_interface_name, is_name};
+use crate::netlink::{Batch, LOOPBACK_INDEX};
+use crate::network::{Network, is_interface_name, is_name};
 use crate::port::PortMapping;
+use crate::sandbox::Sandbox;
 
 /// A container's place in a network, as it is asked for. `container` and `interface` together are its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +72,10 @@ impl Attachment {
         }
         self.ports.iter().try_for_each(PortMapping::check)
     }
+
+    pub(crate) fn owner(&self) -> Owner {
+        Owner { container: self.container.clone(), interface: self.interface.clone() }
+    }
 }
 
 /// What a sandbox was given.
@@ -91,6 +99,47 @@ pub struct Endpoint {
     /// The published ports, with the numbers that free ones got.
     #[serde(default)]
     pub ports: Vec<PortMapping>,
+}
+
+impl Endpoint {
+    /// Takes addresses for it, and what follows from them.
+    pub(crate) fn lease(&mut self, network: &Network, ipam: &dyn Ipam, attachment: &Attachment) -> Result<()> {
+        let leases = ipam.reserve(&attachment.owner(), &attachment.addresses)?;
+        self.addresses = leases.iter().map(|lease| lease.address).collect();
+        if attachment.default_route && !network.internal {
+            self.gateways = leases.iter().filter_map(|lease| lease.gateway).collect();
+        }
+        self.mac = attachment.mac.or(self.addresses.first().map(|address| MacAddress::of(address.addr())));
+        Ok(())
+    }
+
+    /// Sets up an interface that is in the sandbox, in one write.
+    pub(crate) fn configure(&mut self, sandbox: &Sandbox, interface: &str) -> Result<()> {
+        let mut inside = sandbox.netlink()?;
+        let link = inside.link(interface)?.ok_or_else(|| Error::NoInterface { name: interface.to_owned() })?;
+        let mut batch = Batch::new();
+        batch.change("set the interface lo up", link::up(LOOPBACK_INDEX));
+        for address in &self.addresses {
+            batch.create(format!("give {interface} the address {address}"), link::address(link.index, *address));
+        }
+        batch.change(format!("set the interface {interface} up"), link::up(link.index));
+        for gateway in &self.gateways {
+            let route = link::default_route(link.index, *gateway);
+            batch.create(format!("make {gateway} the gateway of {interface}"), route);
+        }
+        inside.commit(&batch)?;
+        self.interfaces = vec![Interface { index: link.index, name: interface.to_owned(), up: true }];
+        Ok(())
+    }
+
+    /// Whether the interface is in the sandbox, and is the one that was made.
+    pub(crate) fn stands(&self, sandbox: &Sandbox) -> Result<bool> {
+        let Some(interface) = self.interfaces.first() else { return Ok(false) };
+        let link = sandbox.netlink()?.link(&interface.name)?;
+        Ok(link.is_some_and(|link| {
+            link.up && link.index == interface.index && self.mac.is_none_or(|mac| link.address == mac.octets())
+        }))
+    }
 }
 
 /// A network interface.

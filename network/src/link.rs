@@ -6,8 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoMacVlan,
-    InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoIpVlan, InfoKind, InfoMacVlan,
+    InfoPortData, InfoPortKind, InfoVeth, IpVlanMode, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -70,6 +70,13 @@ pub(crate) fn macvlan(new: &New<'_>, parent: u32, mode: MacVlanMode) -> RouteNet
     of_kind(message, InfoKind::MacVlan, InfoData::MacVlan(vec![InfoMacVlan::Mode(mode)]))
 }
 
+/// An ipvlan in mode L2 on the interface with the number `parent` of the socket's namespace.
+pub(crate) fn ipvlan(new: &New<'_>, parent: u32) -> RouteNetlinkMessage {
+    let mut message = new.message();
+    message.attributes.push(LinkAttribute::Link(parent));
+    of_kind(message, InfoKind::IpVlan, InfoData::IpVlan(vec![InfoIpVlan::Mode(IpVlanMode::L2)]))
+}
+
 /// Makes the interface of that name a port of a bridge, without IPv6 addresses of its own, and sets it up.
 pub(crate) fn join(name: &str, bridge: u32, mtu: Option<u32>) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
@@ -112,14 +119,6 @@ pub(crate) fn up(index: u32) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     set_up(&mut message);
-    RouteNetlinkMessage::SetLink(message)
-}
-
-/// Moves an interface of the socket's namespace into another. It loses its addresses.
-pub(crate) fn move_to(index: u32, namespace: BorrowedFd<'_>) -> RouteNetlinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.attributes = vec![LinkAttribute::NetNsFd(namespace.as_raw_fd())];
     RouteNetlinkMessage::SetLink(message)
 }
 

@@ -5,7 +5,7 @@
 //! pool `N` goes on, and the file `lock` is locked (flock) while any of it is looked at or changed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::{Ipam, Lease, Owner};
 use crate::error::{Error, Result};
+use crate::ledger::failed;
 use crate::network::{Family, Network, Subnet, add};
 
 /// What is between a container's id and its interface.
@@ -48,6 +49,14 @@ impl HostLocal {
         let mut leases = self.leases()?;
         leases.retain(|lease| lease.owner == *owner);
         Ok(leases)
+    }
+
+    /// Forgets the network: all leases, and where its pools go on.
+    pub fn remove_folder(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove the folder", &self.folder)(error)),
+            _ => Ok(()),
+        }
     }
 
     fn lock(&self) -> Result<Flock<File>> {
@@ -217,11 +226,6 @@ fn nobody() -> Owner {
 fn lease(subnet: &Subnet, address: IpAddr, owner: &Owner) -> Lease {
     let address = IpNet::new(address, subnet.subnet.prefix_len()).unwrap_or(subnet.subnet);
     Lease { address, gateway: Some(subnet.gateway()), owner: owner.clone() }
-}
-
-fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::State { operation, path, source }
 }
 
 /// What the file of an address says; none if there is no such file.
