@@ -4,9 +4,11 @@
 mod bridge;
 mod conntrack;
 pub mod cni;
+pub mod dns;
 mod driver;
 mod endpoint;
 mod error;
+pub mod files;
 pub mod firewall;
 pub mod ipam;
 mod ledger;

@@ -7,11 +7,20 @@ use estiba_network::{Attachment, Driver, Error, Host, Loopback, Network, Sandbox
 use libtest_mimic::{Arguments, Failed, Trial};
 
 mod bridge;
+mod dns;
+mod fault;
 mod firewall;
 mod cni;
 mod world;
 
 fn main() {
+    // Some trials need processes that do one thing, and may be killed at it.
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, rest @ ..] = words.as_slice()
+        && first == "child"
+    {
+        return fault::child(rest);
+    }
     let reason = Sandbox::new().err().map(|error| format!("cannot make a network namespace: {error:?}"));
     let privileged = |name: &str, body: fn() -> Result<(), Failed>| {
         let trial = Trial::test(name, body).with_ignored_flag(reason.is_some());
@@ -30,7 +39,7 @@ fn main() {
             Ok(())
         }),
     ];
-    trials.extend(bridge::TRIALS.iter().chain(firewall::TRIALS).map(|(name, body)| privileged(name, *body)));
+    trials.extend(bridge::TRIALS.iter().chain(firewall::TRIALS).chain(dns::TRIALS).chain(fault::TRIALS).map(|(name, body)| privileged(name, *body)));
     trials.extend(cni::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
