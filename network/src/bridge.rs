@@ -2,11 +2,10 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use std::{iter, thread};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
@@ -242,8 +241,8 @@ impl Bridge {
 
         let endpoint = &mut record.endpoint;
         endpoint.configure(sandbox, &interface)?;
-        settle(&mut host, endpoint.host_interface.as_deref().unwrap_or_default())?;
-        settle(&mut host, &bridge_name(network))?;
+        host.settle(endpoint.host_interface.as_deref().unwrap_or_default())?;
+        host.settle(&bridge_name(network))?;
         let published = ports::published(endpoint);
         if !published.is_empty() {
             self.open_loopback(network, &published)?;
@@ -424,18 +423,6 @@ impl Bridge {
     fn ipam(&self, network: &Network) -> HostLocal {
         HostLocal::of(network, &self.leases)
     }
-}
-
-/// Waits until an interface carries packets. The kernel's `linkwatch` gets to it a moment after the other end is up, and
-/// what is sent before is lost: the second that TCP takes to try again. Since Linux 6.8 the question alone makes it so.
-fn settle(host: &mut Netlink, name: &str) -> Result<()> {
-    for wait in iter::once(0).chain(iter::repeat_n(1, 50)) {
-        thread::sleep(Duration::from_millis(wait));
-        if host.link(name)?.is_none_or(|link| link.running) {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// What routers are often called by their own links.

@@ -92,6 +92,12 @@ pub enum Forward {
 struct Listener {
     udp: UdpSocket,
     tcp: TcpListener,
+    zone: Zone,
+}
+
+/// What is answered, and whether the rest is asked on.
+#[derive(Debug, Clone)]
+struct Zone {
     names: Arc<Names>,
     forward: Forward,
 }
@@ -142,7 +148,7 @@ impl Server {
             Ok((udp, tcp))
         })?;
         let (udp, tcp) = sockets.map_err(|source| Error::Socket { operation: "bind a DNS server's", source })?;
-        let listener = Arc::new(Listener { udp, tcp, names, forward });
+        let listener = Arc::new(Listener { udp, tcp, zone: Zone { names, forward } });
         self.lock().insert(container.to_owned(), listener);
         self.wake();
         Ok(())
@@ -154,7 +160,7 @@ impl Server {
         let Some(old) = listeners.get(container) else { return Ok(()) };
         let failed = |source| Error::Socket { operation: "share a DNS server's", source };
         let (udp, tcp) = (old.udp.try_clone().map_err(failed)?, old.tcp.try_clone().map_err(failed)?);
-        let listener = Listener { udp, tcp, names, forward: old.forward };
+        let listener = Listener { udp, tcp, zone: Zone { names, forward: old.zone.forward } };
         listeners.insert(container.to_owned(), Arc::new(listener));
         self.wake();
         Ok(())
@@ -180,14 +186,16 @@ impl Server {
         let mut pending: Vec<Pending> = Vec::new();
         loop {
             let listeners: Vec<Arc<Listener>> = self.lock().values().cloned().collect();
-            let mut fds = vec![PollFd::new(stop, PollFlags::POLLIN), PollFd::new(self.wake.1.as_fd(), PollFlags::POLLIN)];
+            let mut fds =
+                vec![PollFd::new(stop, PollFlags::POLLIN), PollFd::new(self.wake.1.as_fd(), PollFlags::POLLIN)];
             for listener in &listeners {
                 fds.push(PollFd::new(listener.udp.as_fd(), PollFlags::POLLIN));
                 fds.push(PollFd::new(listener.tcp.as_fd(), PollFlags::POLLIN));
             }
             fds.extend(pending.iter().map(|pending| PollFd::new(pending.socket.as_fd(), PollFlags::POLLIN)));
             let wait = pending.iter().map(|pending| pending.until).min();
-            let wait = wait.map_or(1000, |until| until.saturating_duration_since(Instant::now()).as_millis().min(1000) as u16);
+            let wait =
+                wait.map_or(1000, |until| until.saturating_duration_since(Instant::now()).as_millis().min(1000) as u16);
             match poll(&mut fds, PollTimeout::from(wait + 1)) {
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(errno) => return Err(Error::Socket { operation: "wait for a DNS server's", source: errno.into() }),
@@ -228,7 +236,7 @@ impl Server {
         for _ in 0..16 {
             let Ok((length, client)) = listener.udp.recv_from(&mut buffer) else { return };
             let query = &buffer[..length];
-            let reply = match decide(query, listener, message::LONGEST_PLAIN_ANSWER) {
+            let reply = match decide(query, &listener.zone, message::LONGEST_PLAIN_ANSWER) {
                 Decision::Drop => continue,
                 Decision::Answer(reply) => reply,
                 Decision::Forward if pending.len() < MOST_FORWARDED => {
@@ -248,7 +256,11 @@ impl Server {
     /// guess.
     fn forward(&self, query: &[u8], listener: &Arc<Listener>, client: SocketAddr, server: usize) -> Option<Pending> {
         for (server, upstream) in self.upstream.iter().enumerate().skip(server) {
-            let any = if upstream.is_ipv4() { SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)) } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+            let any = if upstream.is_ipv4() {
+                SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))
+            } else {
+                (Ipv6Addr::UNSPECIFIED, 0).into()
+            };
             let asked = UdpSocket::bind(any).and_then(|socket| {
                 socket.set_nonblocking(true)?;
                 socket.connect(upstream)?;
@@ -295,11 +307,12 @@ impl Server {
                 self.connections.fetch_sub(1, Ordering::Relaxed);
                 continue;
             }
-            let (listener, upstream) = (listener.clone(), self.upstream.clone());
+            // Not the sockets: they are closed when their container is removed, whatever its clients do.
+            let (zone, upstream) = (listener.zone.clone(), self.upstream.clone());
             let connection = Connection(self.connections.clone());
             let serve = move || {
                 let _connection = connection;
-                let _ = converse(stream, &listener, &upstream);
+                let _ = converse(stream, &zone, &upstream);
             };
             // Without a thread the connection is closed, and the client tries again.
             let _ = std::thread::Builder::new().name("estiba-dns".to_owned()).stack_size(256 * 1024).spawn(serve);
@@ -323,14 +336,14 @@ enum Decision {
     Forward,
 }
 
-fn decide(query: &[u8], listener: &Listener, room: usize) -> Decision {
+fn decide(query: &[u8], zone: &Zone, room: usize) -> Decision {
     let question = match Question::parse(query) {
         Ok(question) => question,
         // An answer or a fragment: to answer that could go on for ever.
         Err(message::Refusal::Silence) => return Decision::Drop,
         Err(message::Refusal::Code(code)) => return Decision::Answer(Reply::code(query, code)),
     };
-    let names = &listener.names;
+    let names = &zone.names;
     if let Some(addresses) = names.addresses(&question.name).filter(|_| question.is_internet()) {
         // A name that is known is never asked outside, even if it has no address of that kind.
         return Decision::Answer(Reply::addresses(query, &question, addresses, room));
@@ -338,14 +351,14 @@ fn decide(query: &[u8], listener: &Listener, room: usize) -> Decision {
     if let Some(name) = question.reverse().and_then(|address| names.names.get(&address)) {
         return Decision::Answer(Reply::pointer(query, &question, name));
     }
-    match listener.forward {
+    match zone.forward {
         Forward::Upstream => Decision::Forward,
         Forward::Nowhere => Decision::Answer(Reply::code(query, message::NAME_ERROR)),
     }
 }
 
 /// Serves a TCP client (RFC 7766): any number of questions, each with its length before it.
-fn converse(mut client: TcpStream, listener: &Listener, upstream: &[SocketAddr]) -> io::Result<()> {
+fn converse(mut client: TcpStream, zone: &Zone, upstream: &[SocketAddr]) -> io::Result<()> {
     client.set_nonblocking(false)?;
     client.set_read_timeout(Some(TCP_PATIENCE))?;
     client.set_write_timeout(Some(TCP_PATIENCE))?;
@@ -353,7 +366,7 @@ fn converse(mut client: TcpStream, listener: &Listener, upstream: &[SocketAddr])
     let until = Instant::now() + 12 * TCP_PATIENCE;
     while Instant::now() < until {
         let query = read_message(&mut client)?;
-        let reply = match decide(&query, listener, usize::from(u16::MAX)) {
+        let reply = match decide(&query, zone, usize::from(u16::MAX)) {
             Decision::Drop => return Ok(()),
             Decision::Answer(reply) => reply,
             Decision::Forward => upstream

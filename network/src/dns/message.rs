@@ -107,7 +107,8 @@ impl Question {
             return None;
         }
         let digits: String = digits.into_iter().rev().collect();
-        let bits = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+        let bits =
+            u128::from_str_radix(&digits, 16).ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
         Some(Ipv6Addr::from(bits).into())
     }
 }
@@ -117,7 +118,8 @@ pub(super) fn answers(answer: &[u8], query: &[u8]) -> bool {
     let Ok(question) = Question::parse(query) else { return false };
     let is_answer = answer.len() >= question.end && answer[2] & 0x80 != 0 && answer[..2] == query[..2];
     // Some servers leave the question out when they fail.
-    is_answer && (answer[4..6] == [0, 0] || answer[HEADER..question.end].eq_ignore_ascii_case(&query[HEADER..question.end]))
+    is_answer
+        && (answer[4..6] == [0, 0] || answer[HEADER..question.end].eq_ignore_ascii_case(&query[HEADER..question.end]))
         || answer.len() == HEADER && answer[2] & 0x80 != 0 && answer[..2] == query[..2] && answer[3] & 0xf != 0
 }
 

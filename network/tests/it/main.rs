@@ -39,7 +39,14 @@ fn main() {
             Ok(())
         }),
     ];
-    trials.extend(bridge::TRIALS.iter().chain(firewall::TRIALS).chain(dns::TRIALS).chain(fault::TRIALS).map(|(name, body)| privileged(name, *body)));
+    trials.extend(
+        bridge::TRIALS
+            .iter()
+            .chain(firewall::TRIALS)
+            .chain(dns::TRIALS)
+            .chain(fault::TRIALS)
+            .map(|(name, body)| privileged(name, *body)),
+    );
     trials.extend(cni::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
