@@ -11,6 +11,7 @@ mod dns;
 mod fault;
 mod firewall;
 mod cni;
+mod macvlan;
 mod world;
 
 fn main() {
@@ -39,14 +40,11 @@ fn main() {
             Ok(())
         }),
     ];
-    trials.extend(
-        bridge::TRIALS
-            .iter()
-            .chain(firewall::TRIALS)
-            .chain(dns::TRIALS)
-            .chain(fault::TRIALS)
-            .map(|(name, body)| privileged(name, *body)),
-    );
+    let modules = [bridge::TRIALS, firewall::TRIALS, macvlan::TRIALS, dns::TRIALS, fault::TRIALS];
+    trials.extend(modules.into_iter().flatten().map(|(name, body)| privileged(name, *body)));
+    let without = reason.clone().or_else(macvlan::without_ipvlan);
+    let ipvlan = Trial::test(macvlan::IPVLAN.0, macvlan::IPVLAN.1).with_ignored_flag(without.is_some());
+    trials.push(ipvlan.with_kind(without.as_deref().unwrap_or_default()));
     trials.extend(cni::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
