@@ -43,6 +43,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     drop((web, client));
     driver.detach(&network, None, &wanted)?;
     driver.detach(&network, None, &plain)?;
-    println!("the bridge is gone: {}", host.netlink()?.link(network.interface.as_deref().unwrap_or_default())?.is_none());
+    println!(
+        "the bridge is gone: {}",
+        host.netlink()?.link(network.interface.as_deref().unwrap_or_default())?.is_none()
+    );
     Ok(())
 }

@@ -92,14 +92,20 @@ pub enum Forward {
 struct Listener {
     udp: UdpSocket,
     tcp: TcpListener,
-    zone: Zone,
+    zone: Arc<Zone>,
 }
 
 /// What is answered, and whether the rest is asked on.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Zone {
-    names: Arc<Names>,
+    names: Mutex<Arc<Names>>,
     forward: Forward,
+}
+
+impl Zone {
+    fn names(&self) -> Arc<Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// A server for any number of containers, in one thread (and one for each TCP connection).
@@ -148,22 +154,17 @@ impl Server {
             Ok((udp, tcp))
         })?;
         let (udp, tcp) = sockets.map_err(|source| Error::Socket { operation: "bind a DNS server's", source })?;
-        let listener = Arc::new(Listener { udp, tcp, zone: Zone { names, forward } });
+        let listener = Arc::new(Listener { udp, tcp, zone: Arc::new(Zone { names: Mutex::new(names), forward }) });
         self.lock().insert(container.to_owned(), listener);
         self.wake();
         Ok(())
     }
 
-    /// Gives a container other names.
-    pub fn rename(&self, container: &str, names: Arc<Names>) -> Result<()> {
-        let mut listeners = self.lock();
-        let Some(old) = listeners.get(container) else { return Ok(()) };
-        let failed = |source| Error::Socket { operation: "share a DNS server's", source };
-        let (udp, tcp) = (old.udp.try_clone().map_err(failed)?, old.tcp.try_clone().map_err(failed)?);
-        let listener = Listener { udp, tcp, zone: Zone { names, forward: old.zone.forward } };
-        listeners.insert(container.to_owned(), Arc::new(listener));
-        self.wake();
-        Ok(())
+    /// Gives a container other names, from its next question on; one that has no sockets is fine.
+    pub fn rename(&self, container: &str, names: Arc<Names>) {
+        if let Some(listener) = self.lock().get(container) {
+            *listener.zone.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        }
     }
 
     /// Closes the sockets of a container; one that has none is fine.
@@ -343,7 +344,7 @@ fn decide(query: &[u8], zone: &Zone, room: usize) -> Decision {
         Err(message::Refusal::Silence) => return Decision::Drop,
         Err(message::Refusal::Code(code)) => return Decision::Answer(Reply::code(query, code)),
     };
-    let names = &zone.names;
+    let names = zone.names();
     if let Some(addresses) = names.addresses(&question.name).filter(|_| question.is_internet()) {
         // A name that is known is never asked outside, even if it has no address of that kind.
         return Decision::Answer(Reply::addresses(query, &question, addresses, room));

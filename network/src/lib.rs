@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod bridge;
-mod conntrack;
 pub mod cni;
+mod conntrack;
 pub mod dns;
 mod driver;
 mod endpoint;

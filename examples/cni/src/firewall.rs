@@ -15,7 +15,7 @@ use crate::record::{Key, Records};
 
 /// The kernel's packet filter, in the namespace that the plugin runs in.
 pub(crate) fn kernel() -> impl Firewall {
-    Nftables
+    Nftables::default()
 }
 
 /// Which plugin has asked for something: each has its own records.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use estiba_network::ipnet::IpNet;
 use estiba_network::{
-    Attachment, Bridge, Driver, Endpoint, Firewall as _, Network, PortMapping, Protocol, Sandbox, Subnet, ports,
-};
+    Attachment, Bridge, Driver, Endpoint, Firewall as _, Network, PortMapping, Protocol, Sandbox, Subnet, Sweep, ports,
+, Sweep};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -307,6 +307,7 @@ fn driver(line: &Line, info: &Info) -> Result<Box<dyn Driver>> {
             state: state.join("attachments"),
             leases: state.join("leases"),
             firewall: Arc::new(firewall::kernel()),
+            sweep: Sweep::AtOnce,
         })),
         other => Err(format!("unknown network driver {other:?}: only bridge is supported").into()),
     }

@@ -62,6 +62,10 @@ fn lies_on_the_uplink(kind: Kind) -> Result<(), Failed> {
     drop(b);
     driver.detach(&network, None, &attachment("b", &[]))?;
     assert!(world.leases("lan").is_empty());
+    // A program that was killed: the record of a container that is no more.
+    driver.attach(&network, &Sandbox::new()?, &attachment("c", &[]))?;
+    driver.repair(&network, &|_| false)?;
+    assert!(world.leases("lan").is_empty());
     driver.delete(&network)?;
     world.assert_clean();
     Ok(())

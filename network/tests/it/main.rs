@@ -7,10 +7,10 @@ use estiba_network::{Attachment, Driver, Error, Host, Loopback, Network, Sandbox
 use libtest_mimic::{Arguments, Failed, Trial};
 
 mod bridge;
+mod cni;
 mod dns;
 mod fault;
 mod firewall;
-mod cni;
 mod macvlan;
 mod world;
 
