@@ -163,9 +163,8 @@ impl Reply {
     /// The addresses that are of the kind that is asked for, as many as there is room for, beginning with another one
     /// each time.
     pub(super) fn addresses(query: &[u8], question: &Question, all: &[IpAddr], room: usize) -> Vec<u8> {
-        let wanted = |address: &&IpAddr| match (question.kind, address) {
-            (A, IpAddr::V4(_)) | (AAAA, IpAddr::V6(_)) | (ANY, _) => true,
-            _ => false,
+        let wanted = |address: &&IpAddr| {
+            matches!((question.kind, address), (A, IpAddr::V4(_)) | (AAAA, IpAddr::V6(_)) | (ANY, _))
         };
         let mut wanted: Vec<&IpAddr> = all.iter().filter(wanted).collect();
         if !wanted.is_empty() {

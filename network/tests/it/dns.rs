@@ -1,4 +1,5 @@
 //! Names, asked for inside containers.
+#![expect(clippy::unnecessary_wraps, reason = "all trials have one type")]
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
