@@ -108,12 +108,7 @@ fn route(index: u32, route: &Route, gateway: Option<IpAddr>) -> RouteNetlinkMess
 
 /// Gives an interface in a container its addresses and routes, and sets it up. Whoever has made the interface removes it if this
 /// fails.
-pub(crate) fn configure(
-    sandbox: &Sandbox,
-    name: &str,
-    success: &Success,
-    detection: Detection,
-) -> Result<(), Failure> {
+pub(crate) fn configure(sandbox: &Sandbox, name: &str, success: &Success, detection: Detection) -> Result<(), Failure> {
     for ip in &success.ips {
         let on = ip.interface.and_then(|index| success.interfaces.get(index));
         if on.is_some_and(|interface| interface.name != name) {
@@ -152,7 +147,8 @@ fn prepare(name: &str, six: bool, detection: Detection) -> Result<(), Failure> {
     }
     for interface in ["lo", name] {
         let setting = format!("net/ipv6/conf/{interface}/disable_ipv6");
-        sysctl::set(&setting, "0").map_err(|error| Failure::io(format!("failed to enable IPv6 for {interface}"), &error))?;
+        sysctl::set(&setting, "0")
+            .map_err(|error| Failure::io(format!("failed to enable IPv6 for {interface}"), &error))?;
     }
     // The addresses outlast the interface's being set down.
     sysctl::set_if_there(&format!("net/ipv6/conf/{name}/keep_addr_on_down"), "1");
@@ -244,9 +240,8 @@ pub(crate) fn verify(sandbox: &Sandbox, name: &str, success: &Success) -> Result
         }
         let there = routes(&mut netlink)?;
         for route in &success.routes {
-            let same = |found: &&Found| {
-                found.to == route.dst.trunc() && (route.gw.is_none() || found.gateway == route.gw)
-            };
+            let same =
+                |found: &&Found| found.to == route.dst.trunc() && (route.gw.is_none() || found.gateway == route.gw);
             if !there.iter().any(|found| same(&found)) {
                 return Err(Failure::internal(format!("failed to find route to {}", route.dst)));
             }
@@ -267,9 +262,7 @@ pub(crate) fn verify_own(
         .interfaces
         .iter()
         .find(|interface| interface.name == request.interface && interface.sandbox == netns)
-        .ok_or_else(|| {
-            Failure::config(format!("prevResult has no interface {} in {netns}", request.interface))
-        })?;
+        .ok_or_else(|| Failure::config(format!("prevResult has no interface {} in {netns}", request.interface)))?;
     let device = verify(sandbox, &request.interface, success)?;
     if !kinds.is_empty() && !kinds.contains(&device.kind.as_str()) {
         let message = format!("container interface {} is of type {:?}, not {}", device.name, device.kind, kinds[0]);
@@ -291,7 +284,8 @@ pub(crate) fn verify_own(
 pub(crate) fn enable_forwarding(ips: &[IpConfig]) -> Result<(), Failure> {
     for (is_four, setting) in [(true, "net/ipv4/ip_forward"), (false, "net/ipv6/conf/all/forwarding")] {
         if ips.iter().any(|ip| ip.address.addr().is_ipv4() == is_four) {
-            sysctl::set(setting, "1").map_err(|error| Failure::io(format!("failed to enable forwarding ({setting})"), &error))?;
+            sysctl::set(setting, "1")
+                .map_err(|error| Failure::io(format!("failed to enable forwarding ({setting})"), &error))?;
         }
     }
     Ok(())

@@ -125,7 +125,8 @@ impl Plugin for Bridge {
         if bridge.kind != "bridge" {
             return wrong(format!("interface {} does not have link type of bridge", config.name));
         }
-        let listed = success.interfaces.iter().find(|interface| interface.name == config.name && interface.sandbox.is_empty());
+        let listed =
+            success.interfaces.iter().find(|interface| interface.name == config.name && interface.sandbox.is_empty());
         let Some(listed) = listed else { return wrong(format!("prevResult has no bridge {}", config.name)) };
         if !listed.mac.is_empty() && listed.mac != config::mac_text(&bridge.mac) {
             return wrong(format!("bridge interface {} MAC doesn't match: {}", config.name, listed.mac));
@@ -196,10 +197,8 @@ fn connect(
 ) -> Result<Success, Failure> {
     sysctl::set_if_there(&format!("net/ipv6/conf/{}/accept_ra", near.name), "0");
     if config.hairpin_mode || config.port_isolation {
-        let settings = vec![
-            InfoBridgePort::HairpinMode(config.hairpin_mode),
-            InfoBridgePort::Isolated(config.port_isolation),
-        ];
+        let settings =
+            vec![InfoBridgePort::HairpinMode(config.hairpin_mode), InfoBridgePort::Isolated(config.port_isolation)];
         let mut batch = Batch::new();
         batch.change(format!("set up the port {}", near.name), device::port(near.index, settings));
         host.commit(&batch)?;
@@ -265,7 +264,13 @@ fn give(
 }
 
 /// Gives the bridge a gateway's address. It has one of IPv4, and those of IPv6 that do not overlap.
-fn be_gateway(host: &mut Netlink, config: &Config, bridge: &Device, gateway: IpAddr, prefix: u8) -> Result<(), Failure> {
+fn be_gateway(
+    host: &mut Netlink,
+    config: &Config,
+    bridge: &Device,
+    gateway: IpAddr,
+    prefix: u8,
+) -> Result<(), Failure> {
     let wanted = IpNet::new(gateway, prefix).map_err(|error| Failure::io("wrong gateway", &error))?;
     let there = address::addresses(host, bridge.index)?;
     if there.contains(&wanted) {
@@ -278,7 +283,8 @@ fn be_gateway(host: &mut Netlink, config: &Config, bridge: &Device, gateway: IpA
                 let message = format!("{:?} already has an IP address different from {wanted}", config.name);
                 return Err(Failure::config(message));
             }
-            let RouteNetlinkMessage::NewAddress(message) = address::address(bridge.index, *other, Detection::Off) else {
+            let RouteNetlinkMessage::NewAddress(message) = address::address(bridge.index, *other, Detection::Off)
+            else {
                 continue;
             };
             let message: AddressMessage = message;

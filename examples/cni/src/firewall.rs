@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use estiba_network::cni::{Failure, IpConfig};
 use estiba_network::cni::plugin::Request;
+use estiba_network::cni::{Failure, IpConfig};
 use estiba_network::firewall::{Firewall, Published, Realm};
 use estiba_network::ipnet::IpNet;
 use estiba_network::{Netlink, Nftables};
@@ -200,7 +200,8 @@ pub(crate) fn collect(asker: Asker, request: &Request) -> Result<(), Failure> {
 pub(crate) fn verify(asker: Asker, key: &Key) -> Result<Option<Held>, Failure> {
     let all = All::open()?;
     let Some(held) = all.of(asker)?.read::<Held>(key) else { return Ok(None) };
-    let missing = |what: &str| Err(Failure::internal(format!("{what} of {} is gone from the packet filter", held.interface)));
+    let missing =
+        |what: &str| Err(Failure::internal(format!("{what} of {} is gone from the packet filter", held.interface)));
     if let Some(realm) = all.realm(&held.interface)
         && !kernel().stands(None, &realm)?
     {

@@ -92,7 +92,8 @@ fn load(request: &Request) -> Result<(Vec<IpConfig>, Ipam), Failure> {
 }
 
 fn cidr(text: &str, field: &str) -> Result<IpNet, Failure> {
-    text.parse().map_err(|_| Failure::config(format!("the '{field}' field is expected to be in CIDR notation, got: '{text}'")))
+    text.parse()
+        .map_err(|_| Failure::config(format!("the '{field}' field is expected to be in CIDR notation, got: '{text}'")))
 }
 
 fn asked_cidr(text: &str) -> Result<IpNet, Failure> {

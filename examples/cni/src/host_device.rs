@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use estiba_network::cni::plugin::{Plugin, Request};
-use estiba_network::cni::{Command, Failure, Success};
+use estiba_network::cni::{Command, Failure, Interface, Success};
 use estiba_network::{Batch, Netlink, Sandbox};
 use netlink_packet_route::link::LinkAttribute;
 use serde::Deserialize;
@@ -72,7 +72,8 @@ fn told(config: &Config) -> Result<Told, Failure> {
         let path = Path::new(&config.kernel_path);
         let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
         if !path.starts_with("/sys/devices") || climbs {
-            let message = format!("kernel device path {path:?} must be absolute and begin with /sys/devices/");
+            let message =
+                format!("kernel device path {} must be absolute and begin with /sys/devices/", path.display());
             return Err(Failure::config(message));
         }
         Ok(Told::Folder(path.join("net")))
@@ -120,9 +121,10 @@ fn find(host: &mut Netlink, config: &Config) -> Result<Option<Device>, Failure> 
             device.map(Some).ok_or_else(|| missing(format!("no interface has the address {}", config.mac)))
         }
         Told::Folder(folder) => {
-            let names = fs::read_dir(&folder).map_err(|error| Failure::io(format!("failed to read {folder:?}"), &error))?;
+            let names = fs::read_dir(&folder)
+                .map_err(|error| Failure::io(format!("failed to read {}", folder.display()), &error))?;
             let name = names.flatten().next().map(|entry| entry.file_name().to_string_lossy().into_owned());
-            let name = name.ok_or_else(|| missing(format!("{folder:?} has no network device")))?;
+            let name = name.ok_or_else(|| missing(format!("{} has no network device", folder.display())))?;
             Device::get(host, &name).map(Some)
         }
     }
@@ -182,11 +184,10 @@ impl Plugin for HostDevice {
 
 fn give(request: &Request, config: &Config, sandbox: &Sandbox, moved: Option<&Device>) -> Result<Success, Failure> {
     let netns = request.netns.to_string_lossy();
-    let interface = moved.map(|device| device.interface(&netns)).unwrap_or_else(|| estiba_network::cni::Interface {
-        name: request.interface.clone(),
-        sandbox: netns.into_owned(),
-        ..Default::default()
-    });
+    let interface = match moved {
+        Some(device) => device.interface(&netns),
+        None => Interface { name: request.interface.clone(), sandbox: netns.into_owned(), ..Interface::default() },
+    };
     let mut success = config.common.reserve(request)?.unwrap_or_default();
     success.interfaces = vec![interface];
     for ip in &mut success.ips {
@@ -211,7 +212,10 @@ fn move_in(host: &mut Netlink, sandbox: &Sandbox, device: &Device, name: &str) -
     relocate(host, device.index, &between, &device.name)?;
     let mut middle = between.netlink()?;
     let back = |middle: &mut Netlink, host: &mut Netlink, error: Failure| {
-        let now = Device::all(middle).into_iter().flatten().find(|found| found.kind == device.kind && found.mac == device.mac);
+        let now = Device::all(middle)
+            .into_iter()
+            .flatten()
+            .find(|found| found.kind == device.kind && found.mac == device.mac);
         if let Some(now) = now {
             let _ = describe(middle, now.index, &device.name, "");
             let _ = relocate(middle, now.index, &own, &device.name);
@@ -250,6 +254,9 @@ fn move_out(sandbox: &Sandbox, name: &str) -> Result<(), Failure> {
         // Back to where it is looked for the next time.
         let _ = describe(&mut middle, moved.index, name, &device.alias);
         let _ = relocate(&mut middle, moved.index, sandbox, name);
+        if device.up {
+            let _ = set_up(&mut inside, name);
+        }
     }
     out
 }

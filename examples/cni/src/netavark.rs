@@ -87,8 +87,8 @@ struct Range {
     subnet: IpNet,
     #[serde(default)]
     gateway: Option<IpAddr>,
-    #[serde(default)]
-    lease_range: Option<Lease>,
+    #[serde(default, rename = "lease_range")]
+    given: Option<Lease>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -163,7 +163,10 @@ fn run(arguments: Vec<OsString>) -> Result<Value> {
             println!("netavark {VERSION}");
             Ok(Value::Null)
         }
-        _ => Err(format!("usage: netavark [--config FOLDER] [--file FILE] setup|teardown|update|version …, not {words:?}").into()),
+        _ => Err(format!(
+            "usage: netavark [--config FOLDER] [--file FILE] setup|teardown|update|version …, not {words:?}"
+        )
+        .into()),
     }
 }
 
@@ -246,7 +249,8 @@ impl Place {
         firewall::kernel().publish(None, &published)?;
         // The host's own programs reach 127.0.0.1 through the bridge; the packet filter keeps everybody else from it.
         let local = |host: IpAddr| host.is_ipv4() && (host.is_unspecified() || host.is_loopback());
-        if let Some(bridge) = self.network.interface.as_ref().filter(|_| published.iter().any(|port| local(port.host))) {
+        if let Some(bridge) = self.network.interface.as_ref().filter(|_| published.iter().any(|port| local(port.host)))
+        {
             sysctl::set(&format!("net/ipv4/conf/{bridge}/route_localnet"), "1")?;
         }
         Ok(())
@@ -263,17 +267,18 @@ impl Place {
 }
 
 fn places(line: &Line, options: &Options) -> Result<Vec<Place>> {
-    let named: Vec<(&String, &Wanted)> = match &options.networks {
+    let asked: Vec<(&String, &Wanted)> = match &options.networks {
         Named::List(list) => list.iter().map(|entry| (&entry.name, &entry.wanted)).collect(),
         Named::Map(map) => {
-            let mut named: Vec<_> = map.iter().collect();
-            named.sort_by_key(|(_, wanted)| &wanted.interface_name);
-            named
+            let mut all: Vec<_> = map.iter().collect();
+            all.sort_by_key(|(_, wanted)| &wanted.interface_name);
+            all
         }
     };
     let mut places: Vec<Place> = Vec::new();
-    for (name, wanted) in named {
-        let info = options.network_info.get(name).ok_or_else(|| format!("network info for network {name} not found"))?;
+    for (name, wanted) in asked {
+        let info =
+            options.network_info.get(name).ok_or_else(|| format!("network info for network {name} not found"))?;
         let network = network(info)?;
         // Every network has the container's ports: they lead to the first one that can.
         let has_ports = !network.internal && !places.iter().any(|place| !place.ports.is_empty());
@@ -317,7 +322,11 @@ fn network(info: &Info) -> Result<Network> {
     let option = |key: &str| info.options.as_ref().and_then(|options| options.get(key)).map(String::as_str);
     for unsupported in ["vlan", "vrf", "outbound_addr4", "outbound_addr6", "host_interface_name"] {
         if let Some(value) = option(unsupported) {
-            return Err(format!("the network {} has the option {unsupported}={value}, which is not supported", info.name).into());
+            return Err(format!(
+                "the network {} has the option {unsupported}={value}, which is not supported",
+                info.name
+            )
+            .into());
         }
     }
     if info.routes.as_ref().is_some_and(|routes| !routes.is_empty()) {
@@ -327,8 +336,9 @@ fn network(info: &Info) -> Result<Network> {
         return Err(format!("the network {} has the mode {mode}, which is not supported", info.name).into());
     }
     let subnet = |range: &Range| -> Result<Subnet> {
-        let address = |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(str::parse).transpose();
-        let lease = range.lease_range.as_ref();
+        let address =
+            |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(str::parse).transpose();
+        let lease = range.given.as_ref();
         Ok(Subnet {
             gateway: range.gateway,
             first: lease.map(|lease| address(&lease.start_ip)).transpose()?.flatten(),
@@ -402,7 +412,8 @@ fn status(place: &Place, endpoint: &Endpoint) -> Status {
         let subnets = place.network.subnets.iter().filter(|_| !place.network.internal);
         subnets.clone().find(|subnet| subnet.subnet.contains(&address.addr())).map(Subnet::gateway)
     };
-    let subnets: Vec<_> = endpoint.addresses.iter().map(|address| json!({ "ipnet": address, "gateway": gateway(address) })).collect();
+    let subnets: Vec<_> =
+        endpoint.addresses.iter().map(|address| json!({ "ipnet": address, "gateway": gateway(address) })).collect();
     let mac = endpoint.mac.map(|mac| mac.to_string()).unwrap_or_default();
     let interface = json!({ "mac_address": mac, "subnets": subnets });
     Status {

@@ -72,11 +72,13 @@ impl Config {
         let mut all = Vec::new();
         for mapping in self.mappings() {
             let port = |number: i64, whose: &str| {
-                u16::try_from(number).ok().filter(|port| *port > 0).ok_or_else(|| {
-                    Failure::config(format!("Invalid {whose} port number: {number}"))
-                })
+                u16::try_from(number)
+                    .ok()
+                    .filter(|port| *port > 0)
+                    .ok_or_else(|| Failure::config(format!("Invalid {whose} port number: {number}")))
             };
-            let (container_port, host_port) = (port(mapping.container_port, "container")?, port(mapping.host_port, "host")?);
+            let (container_port, host_port) =
+                (port(mapping.container_port, "container")?, port(mapping.host_port, "host")?);
             let protocol: Protocol = match mapping.protocol.as_str() {
                 "" => Protocol::Tcp,
                 text => text.parse().map_err(|_| Failure::config(format!("invalid protocol {text:?}")))?,
@@ -133,9 +135,14 @@ impl Plugin for Portmap {
         let way = firewall::way_to(&mut Netlink::open()?, *first)?;
         // The host's own programs reach 127.0.0.1 through that interface. Nobody else gets that far: the packet filter keeps 127.0.0.0/8 to
         // the host (CVE-2020-8558).
-        let local = |port: &Published| matches!(port.host, IpAddr::V4(host) if host.is_unspecified() || host.is_loopback());
+        let local =
+            |port: &Published| matches!(port.host, IpAddr::V4(host) if host.is_unspecified() || host.is_loopback());
         let ports = published.iter().copied().map(Lead::from).collect();
-        let subnets = if way.kind == "bridge" { firewall::subnets(&success.ips) } else { addresses.iter().map(|a| (*a).into()).collect() };
+        let subnets = if way.kind == "bridge" {
+            firewall::subnets(&success.ips)
+        } else {
+            addresses.iter().map(|a| (*a).into()).collect()
+        };
         let held = Held { interface: way.name.clone(), subnets, ports, ..Held::default() };
         firewall::hold(Asker::Portmap, &Key::of(request), &held)?;
         if config.snat.unwrap_or(true) && published.iter().any(local) {

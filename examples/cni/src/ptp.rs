@@ -145,4 +145,3 @@ fn point(sandbox: &Sandbox, index: u32, ips: &[IpConfig]) -> Result<(), Failure>
     }
     Ok(sandbox.netlink()?.commit(&batch)?)
 }
-

@@ -33,11 +33,7 @@ impl Bucket {
         let (rate, burst) = (rate / 8, burst / 8);
         let wait = u128::from(burst) * 1_000_000_000 / u128::from(rate.max(1)) / u128::from(TICK);
         let queued = u128::from(rate) * LATENCY.as_nanos() / 1_000_000_000 + u128::from(burst);
-        Self {
-            rate,
-            limit: u32::try_from(queued).unwrap_or(u32::MAX),
-            buffer: u32::try_from(wait).unwrap_or(u32::MAX),
-        }
+        Self { rate, limit: u32::try_from(queued).unwrap_or(u32::MAX), buffer: u32::try_from(wait).unwrap_or(u32::MAX) }
     }
 
     /// `struct tc_tbf_qopt`: two `tc_ratespec`s, limit, buffer, MTU.

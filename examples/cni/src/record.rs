@@ -63,8 +63,8 @@ impl Records {
 
     /// The records of that kind.
     pub(crate) fn open(kind: &str) -> Result<Self, Failure> {
-        let folder = folder(kind)
-            .map_err(|error| Failure::io("failed to look at the host's network namespace", &error))?;
+        let folder =
+            folder(kind).map_err(|error| Failure::io("failed to look at the host's network namespace", &error))?;
         let failed = |error: &dyn std::error::Error| Failure::io(format!("failed to lock {}", folder.display()), error);
         loop {
             DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| failed(&error))?;

@@ -194,7 +194,8 @@ impl Plugin for Tuning {
             .collect::<Result<_, Failure>>()?;
         namespace::open(&request.netns)?.run(|| -> Result<(), Failure> {
             for (path, value) in paths {
-                let written = OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(value.as_bytes()));
+                let written =
+                    OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(value.as_bytes()));
                 written.map_err(|error| Failure::io(format!("failed to write {}", path.display()), &error))?;
             }
             if like == Like::default() {
@@ -215,11 +216,8 @@ impl Plugin for Tuning {
 
     fn del(&self, request: &Request) -> Result<(), Failure> {
         let Loaded { before, .. } = load(request)?;
-        let bytes = match fs::read(&before) {
-            Ok(bytes) => bytes,
-            // Nothing was changed, or it was undone.
-            Err(_) => return Ok(()),
-        };
+        // Without it nothing was changed, or it was undone.
+        let Ok(bytes) = fs::read(&before) else { return Ok(()) };
         if let (Ok(like), Some(sandbox)) = (serde_json::from_slice::<Like>(&bytes), namespace::find(&request.netns)?) {
             let mut netlink = sandbox.netlink()?;
             if let Some(device) = Device::find(&mut netlink, &request.interface)? {

@@ -53,9 +53,9 @@ fn load(request: &Request) -> Result<Policy, Failure> {
 /// The bridge that the result begins with.
 fn bridge(success: &Success) -> Result<&str, Failure> {
     let first = success.interfaces.first().filter(|first| first.sandbox.is_empty() && !first.name.is_empty());
-    first.map(|first| first.name.as_str()).ok_or_else(|| {
-        Failure::config("the ingress policy needs a bridge: chain \"firewall\" with \"bridge\"")
-    })
+    first
+        .map(|first| first.name.as_str())
+        .ok_or_else(|| Failure::config("the ingress policy needs a bridge: chain \"firewall\" with \"bridge\""))
 }
 
 impl Plugin for Walls {

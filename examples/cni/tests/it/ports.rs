@@ -9,9 +9,9 @@ use estiba_network::Sandbox;
 use estiba_network::cni::serde_json::{Value, json};
 use estiba_network::cni::{Attachment, Network, Success, Valid};
 
-use crate::stage::{Container, Outcome, Stage, interfaces, network, run};
+use crate::stage::{Container, Named, Outcome, Stage, interfaces, network, run};
 
-pub(crate) const TRIALS: [(&str, fn() -> Outcome); 5] = [
+pub(crate) const TRIALS: &[Named] = &[
     ("privileged_ports_lead_in_from_everywhere", ports_lead_in),
     ("privileged_ports_are_one_container_s", ports_are_one_container_s),
     ("privileged_ports_masquerade_hides_the_container", masquerade_hides),
@@ -94,7 +94,8 @@ fn ports_lead_in() -> Outcome {
         ]);
         let (container, success) = answering(&stage, &network, "c1", &mappings)?;
         let own = success.ips[0].address.addr().to_string();
-        let (out, host, inside) = (("outside", &outside), ("the host", &stage.host), ("the container", &container.sandbox));
+        let (out, host, inside) =
+            (("outside", &outside), ("the host", &stage.host), ("the container", &container.sandbox));
         for ((name, from), target, reached) in [
             (out, "198.51.100.1:8080", true),
             (out, "[fd51::1]:8080", true),
@@ -133,7 +134,8 @@ fn ports_are_one_container_s() -> Outcome {
     let mappings = json!([{ "hostPort": 8080, "containerPort": 80 }]);
     let (first, _) = answering(&stage, &network, "c1", &mappings)?;
     let second = stage.container("c2")?;
-    let error = stage.on_host(|| stage.ours().add(&network, &with_ports(&second, &mappings)))?.expect_err("it is taken");
+    let error =
+        stage.on_host(|| stage.ours().add(&network, &with_ports(&second, &mappings)))?.expect_err("it is taken");
     assert!(error.to_string().contains("8080"), "{error}");
     assert!(interfaces(&second.sandbox)?.is_empty());
     assert_eq!(stage.leases("net").len(), 2);
@@ -244,7 +246,10 @@ fn walls_keep_out() -> Outcome {
 
 fn collection() -> Outcome {
     let (stage, outside) = stage()?;
-    let network = network("1.1.0", &[bridge(&stage, "br0", 49, true), portmap(), json!({ "type": "firewall", "ingressPolicy": "same-bridge" })])?;
+    let network = network(
+        "1.1.0",
+        &[bridge(&stage, "br0", 49, true), portmap(), json!({ "type": "firewall", "ingressPolicy": "same-bridge" })],
+    )?;
     let (_one, _) = answering(&stage, &network, "c1", &json!([{ "hostPort": 8001, "containerPort": 80 }]))?;
     let (_two, _) = answering(&stage, &network, "c2", &json!([{ "hostPort": 8002, "containerPort": 80 }]))?;
     // Nobody remembers them but the plugins.

@@ -3,15 +3,25 @@
 use estiba_network::cni::serde_json::{Value, json};
 use estiba_network::cni::{Runner, Success};
 
-use crate::stage::{Container, Outcome, Stage, network, plain, run, seen};
+use crate::stage::{Container, Named, Outcome, Stage, network, plain, run, seen};
 
-pub(crate) const TRIALS: [(&str, fn() -> Outcome); 8] = [
+pub(crate) const TRIALS: &[Named] = &[
     ("privileged_reference_loopback", || same(&["0.3.1", "0.4.0", "1.0.0"], |_| vec![json!({ "type": "loopback" })])),
     ("privileged_reference_bridge", || same(&["0.3.0", "0.3.1", "0.4.0", "1.0.0"], |stage| vec![bridge(stage)])),
-    ("privileged_reference_bridge_without_addresses", || same(&["1.0.0"], |_| vec![json!({ "type": "bridge", "bridge": "br0" })])),
-    ("privileged_reference_ptp", || same(&["0.3.1", "0.4.0", "1.0.0"], |stage| vec![json!({ "type": "ptp", "mtu": 1400, "ipam": pools(stage) })])),
-    ("privileged_reference_macvlan", || same(&["0.4.0", "1.0.0"], |stage| vec![json!({ "type": "macvlan", "master": "up0", "mtu": 1400, "ipam": pools(stage) })])),
-    ("privileged_reference_host_device", || same(&["1.0.0"], |stage| vec![json!({ "type": "host-device", "device": "up0", "ipam": pools(stage) })])),
+    ("privileged_reference_bridge_without_addresses", || {
+        same(&["1.0.0"], |_| vec![json!({ "type": "bridge", "bridge": "br0" })])
+    }),
+    ("privileged_reference_ptp", || {
+        same(&["0.3.1", "0.4.0", "1.0.0"], |stage| vec![json!({ "type": "ptp", "mtu": 1400, "ipam": pools(stage) })])
+    }),
+    ("privileged_reference_macvlan", || {
+        same(&["0.4.0", "1.0.0"], |stage| {
+            vec![json!({ "type": "macvlan", "master": "up0", "mtu": 1400, "ipam": pools(stage) })]
+        })
+    }),
+    ("privileged_reference_host_device", || {
+        same(&["1.0.0"], |stage| vec![json!({ "type": "host-device", "device": "up0", "ipam": pools(stage) })])
+    }),
     ("privileged_reference_tuning", || same(&["0.4.0", "1.0.0"], |stage| vec![bridge(stage), tuning(stage)])),
     ("privileged_reference_bandwidth", || same(&["0.4.0", "1.0.0"], |stage| vec![bridge(stage), bandwidth()])),
 ];
@@ -64,7 +74,9 @@ fn queues(stage: &Stage) -> Outcome<Value> {
             queue.remove("dev");
         }
     }
-    value.as_array_mut().map(|list| list.sort_by_key(Value::to_string));
+    if let Some(list) = value.as_array_mut() {
+        list.sort_by_key(Value::to_string);
+    }
     Ok(value)
 }
 
@@ -93,7 +105,8 @@ fn same(versions: &[&str], plugins: fn(&Stage) -> Vec<Value>) -> Outcome {
         for (stage, other, container) in swapped {
             let plugins = plugins(stage);
             // The reference's bridge cannot look at one without addresses.
-            let can_check = !version.starts_with("0.3") && (plugins[0]["type"] != "bridge" || plugins[0].get("ipam").is_some());
+            let can_check =
+                !version.starts_with("0.3") && (plugins[0]["type"] != "bridge" || plugins[0].get("ipam").is_some());
             let network = network(version, &plugins)?;
             let attachment = container.attachment();
             if can_check {

@@ -15,6 +15,9 @@ use tempfile::TempDir;
 
 pub(crate) type Outcome<T = ()> = Result<T, Failed>;
 
+/// A test with its name.
+pub(crate) type Named = (&'static str, fn() -> Outcome);
+
 /// Where Debian has the reference plugins.
 pub(crate) const REFERENCE: &str = "/usr/lib/cni";
 
@@ -32,7 +35,8 @@ pub(crate) struct Container {
 impl Stage {
     pub(crate) fn new() -> Outcome<Self> {
         let folder = tempfile::tempdir()?;
-        let installed = Command::new(env!("CARGO_BIN_EXE_estiba-cni")).arg("install").arg(folder.path().join("bin")).status()?;
+        let installed =
+            Command::new(env!("CARGO_BIN_EXE_estiba-cni")).arg("install").arg(folder.path().join("bin")).status()?;
         assert!(installed.success());
         let host = Sandbox::new()?;
         host.netlink()?.set_loopback_up()?;
@@ -57,6 +61,7 @@ impl Stage {
         Runner { path: vec![path], cache: self.path("cache"), limit: Duration::from_secs(60) }
     }
 
+    #[expect(clippy::unused_self, reason = "a container is one of a host")]
     pub(crate) fn container(&self, id: &str) -> Outcome<Container> {
         let sandbox = Sandbox::new()?;
         let netns = format!("/proc/{}/fd/{}", std::process::id(), sandbox.as_fd().as_raw_fd());
@@ -68,7 +73,12 @@ impl Stage {
         Ok(self.host.run(work)?)
     }
 
-    pub(crate) fn add(&self, runner: &Runner, network: &Network, container: &Container) -> Outcome<Result<Success, Error>> {
+    pub(crate) fn add(
+        &self,
+        runner: &Runner,
+        network: &Network,
+        container: &Container,
+    ) -> Outcome<Result<Success, Error>> {
         self.on_host(|| runner.add(network, &container.attachment()))
     }
 
@@ -132,27 +142,55 @@ pub(crate) fn run(sandbox: &Sandbox, command: &str) -> Outcome<String> {
 
 /// What `ip -j` tells of a namespace, without what is another each time.
 pub(crate) fn seen(sandbox: &Sandbox, what: &str) -> Outcome<Value> {
-    let mut value: Value = serde_json::from_str(&run(sandbox, &format!("ip -j -d {what}"))?)?;
     fn clean(value: &mut Value) {
         match value {
             Value::Object(map) => {
                 for key in [
-                    "ifindex", "link_index", "link_netnsid", "address", "permaddr", "root_id", "bridge_id", "ifname", "link",
-                    "stable_secret", "preferred_life_time", "valid_life_time", "hello_timer", "gc_timer", "tcn_timer",
-                    "topology_change_timer", "designated_bridge", "designated_root", "id", "no", "port", "broadcast_ttl",
-                    "root_port", "group", "txqlen", "noprefixroute", "state", "bc_queue_len", "tentative", "ifalias",
+                    "ifindex",
+                    "link_index",
+                    "link_netnsid",
+                    "address",
+                    "permaddr",
+                    "root_id",
+                    "bridge_id",
+                    "ifname",
+                    "link",
+                    "stable_secret",
+                    "preferred_life_time",
+                    "valid_life_time",
+                    "hello_timer",
+                    "gc_timer",
+                    "tcn_timer",
+                    "topology_change_timer",
+                    "designated_bridge",
+                    "designated_root",
+                    "id",
+                    "no",
+                    "port",
+                    "broadcast_ttl",
+                    "root_port",
+                    "group",
+                    "txqlen",
+                    "noprefixroute",
+                    "state",
+                    "bc_queue_len",
+                    "tentative",
+                    "ifalias",
                     // Ours forwards at once.
-                    "forward_delay", "forward_delay_timer", "message_age_timer", "hold_timer",
+                    "forward_delay",
+                    "forward_delay_timer",
+                    "message_age_timer",
+                    "hold_timer",
                 ] {
                     map.remove(key);
                 }
                 // Link-local addresses are made of hardware addresses.
                 if let Some(Value::Array(addresses)) = map.get_mut("addr_info") {
                     addresses.retain(|address| address["scope"] != "link");
-                    addresses.iter_mut().for_each(|address| {
-                        address.as_object_mut().map(|address| address.remove("nodad"));
-                        address.as_object_mut().map(|address| address.remove("label"));
-                    });
+                    for address in addresses.iter_mut().filter_map(Value::as_object_mut) {
+                        address.remove("nodad");
+                        address.remove("label");
+                    }
                 }
                 // A bridge without a port that is up has no carrier, sooner or later.
                 map.remove("operstate");
@@ -172,6 +210,7 @@ pub(crate) fn seen(sandbox: &Sandbox, what: &str) -> Outcome<Value> {
             _ => {}
         }
     }
+    let mut value: Value = serde_json::from_str(&run(sandbox, &format!("ip -j -d {what}"))?)?;
     clean(&mut value);
     Ok(value)
 }
