@@ -20,7 +20,7 @@ pub(crate) const TRIALS: &[Named] = &[
 ];
 
 /// A stage with an outside: a namespace on a cable to the host.
-fn stage() -> Outcome<(Stage, Sandbox)> {
+pub(crate) fn stage_with_outside() -> Outcome<(Stage, Sandbox)> {
     let stage = Stage::new()?;
     let outside = Sandbox::new()?;
     let fd = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(&outside));
@@ -52,13 +52,19 @@ fn answering(stage: &Stage, network: &Network, id: &str, mappings: &Value) -> Ou
     let container = stage.container(id)?;
     let attachment = with_ports(&container, mappings);
     let success = stage.on_host(|| stage.ours().add(network, &attachment))??;
+    serve(&container)?;
+    Ok((container, success))
+}
+
+/// Answers on port 80 of a container with the address that it is asked from.
+pub(crate) fn serve(container: &Container) -> Outcome {
     let listener = container.sandbox.run(|| TcpListener::bind("[::]:80"))??;
     thread::spawn(move || {
         while let Ok((mut stream, from)) = listener.accept() {
             let _ = stream.write_all(from.ip().to_canonical().to_string().as_bytes());
         }
     });
-    Ok((container, success))
+    Ok(())
 }
 
 fn with_ports(container: &Container, mappings: &Value) -> Attachment {
@@ -68,7 +74,7 @@ fn with_ports(container: &Container, mappings: &Value) -> Attachment {
 }
 
 /// What a server says, asked from a namespace; nothing if it is not reached.
-fn ask(from: &Sandbox, target: &str) -> Outcome<Option<String>> {
+pub(crate) fn ask(from: &Sandbox, target: &str) -> Outcome<Option<String>> {
     let target: SocketAddr = target.parse()?;
     Ok(from.run(|| {
         let mut stream = TcpStream::connect_timeout(&target, Duration::from_millis(1500)).ok()?;
@@ -85,7 +91,7 @@ fn portmap() -> Value {
 
 fn ports_lead_in() -> Outcome {
     for masquerade in [true, false] {
-        let (stage, outside) = stage()?;
+        let (stage, outside) = stage_with_outside()?;
         let network = network("1.1.0", &[bridge(&stage, "br0", 41, masquerade), portmap()])?;
         let mappings = json!([
             { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
@@ -129,7 +135,7 @@ fn ports_lead_in() -> Outcome {
 }
 
 fn ports_are_one_container_s() -> Outcome {
-    let (stage, outside) = stage()?;
+    let (stage, outside) = stage_with_outside()?;
     let network = network("1.1.0", &[bridge(&stage, "br0", 42, true), portmap()])?;
     let mappings = json!([{ "hostPort": 8080, "containerPort": 80 }]);
     let (first, _) = answering(&stage, &network, "c1", &mappings)?;
@@ -164,7 +170,7 @@ fn ports_are_one_container_s() -> Outcome {
 }
 
 fn masquerade_hides() -> Outcome {
-    let (stage, outside) = stage()?;
+    let (stage, outside) = stage_with_outside()?;
     let listener = outside.run(|| TcpListener::bind("[::]:7"))??;
     thread::spawn(move || {
         while let Ok((mut stream, from)) = listener.accept() {
@@ -202,7 +208,7 @@ fn masquerade_hides() -> Outcome {
 }
 
 fn walls_keep_out() -> Outcome {
-    let (stage, outside) = stage()?;
+    let (stage, outside) = stage_with_outside()?;
     let policy = |policy: &str| json!({ "type": "firewall", "ingressPolicy": policy });
     let open = named("open", &[bridge(&stage, "br0", 46, true), policy("open"), portmap()])?;
     let same = named("same", &[bridge(&stage, "br1", 47, true), policy("same-bridge"), portmap()])?;
@@ -245,7 +251,7 @@ fn walls_keep_out() -> Outcome {
 }
 
 fn collection() -> Outcome {
-    let (stage, outside) = stage()?;
+    let (stage, outside) = stage_with_outside()?;
     let network = network(
         "1.1.0",
         &[bridge(&stage, "br0", 49, true), portmap(), json!({ "type": "firewall", "ingressPolicy": "same-bridge" })],
