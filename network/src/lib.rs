@@ -27,6 +27,7 @@ mod sysctl;
 pub mod testsuite;
 
 pub use bridge::{Bridge, Sweep};
+pub use cni::Cni;
 pub use driver::{Driver, Host, Loopback};
 pub use endpoint::{Attachment, Endpoint, Interface};
 pub use error::{Error, Result};

@@ -1,5 +1,6 @@
 //! The plugins, driven by the runner of `estiba-network`: alone, and beside the reference plugins.
 
+mod driver;
 mod netavark;
 mod plugins;
 mod ports;
@@ -25,8 +26,9 @@ fn main() {
         .iter()
         .chain(ports::TRIALS)
         .chain(netavark::TRIALS)
+        .chain(driver::TRIALS)
         .map(|(name, body)| without(unprivileged.as_ref(), name, *body));
-    let beside = reference::TRIALS.iter().map(|(name, body)| without(compared, name, *body));
+    let beside = reference::TRIALS.iter().chain(driver::COMPARED).map(|(name, body)| without(compared, name, *body));
     let trials = alone.chain(beside).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
