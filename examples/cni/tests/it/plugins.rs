@@ -23,6 +23,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("privileged_plugins_del_is_patient", del_is_patient),
     ("privileged_plugins_a_failed_add_leaves_nothing", failed_add_leaves_nothing),
     ("privileged_plugins_a_killed_add_is_undone_by_del", killed_add),
+    ("privileged_plugins_a_device_outlasts_a_killed_add", killed_device),
     ("privileged_plugins_collection", collection),
     ("privileged_plugins_status_knows_when_addresses_are_out", status),
     ("privileged_plugins_check_sees_what_is_amiss", check_sees),
@@ -353,6 +354,35 @@ fn killed_add() -> Outcome {
     Ok(())
 }
 
+fn killed_device() -> Outcome {
+    let stage = Stage::new()?;
+    run(&stage.host, "ip link add up0 type veth peer name up1")?;
+    let plugin = json!({ "type": "host-device", "device": "up0" });
+    let network = network("1.0.0", std::slice::from_ref(&plugin))?;
+    let mut input = plugin;
+    input["name"] = json!("net");
+    input["cniVersion"] = json!("1.0.0");
+    for round in 0..if std::env::var_os("ESTIBA_CAMPAIGN").is_some() { 1000_u32 } else { 30 } {
+        let container = stage.container(&format!("c{round}"))?;
+        let path = stage.path("bin");
+        let mut command = Command::new(path.join("host-device"));
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).env("CNI_COMMAND", "ADD");
+        command.env("CNI_CONTAINERID", &container.id).env("CNI_NETNS", &container.netns);
+        command.env("CNI_IFNAME", "eth0").env("CNI_PATH", &path);
+        let mut child = stage.on_host(|| command.spawn())??;
+        child.stdin.take().ok_or("no pipe")?.write_all(input.to_string().as_bytes())?;
+        thread::sleep(Duration::from_micros(u64::from(round) % 30 * 200));
+        child.kill()?;
+        child.wait()?;
+        stage.on_host(|| stage.ours().del(&network, &container.attachment()))??;
+        let mut host = interfaces(&stage.host)?;
+        host.sort();
+        assert_eq!(host, ["up0", "up1"], "round {round}");
+        assert!(interfaces(&container.sandbox)?.is_empty());
+    }
+    Ok(())
+}
+
 fn collection() -> Outcome {
     let stage = Stage::new()?;
     let runner = stage.ours();
@@ -519,6 +549,16 @@ fn device_comes_back() -> Outcome {
         host.sort();
         assert_eq!(host, ["up0", "up1"]);
     }
+    // While the host has another one of its name, it stays where it is, up.
+    let network = by(json!({ "type": "host-device", "device": "up0" }))?;
+    run(&stage.host, "ip link set up0 up")?;
+    stage.add(&runner, &network, &container)??;
+    run(&stage.host, "ip link add up0 type veth peer name other")?;
+    let error = stage.on_host(|| runner.del(&network, &container.attachment()))?.expect_err("its name is taken");
+    assert!(error.to_string().contains("up0"), "{error}");
+    assert!(run(&container.sandbox, "ip link show eth0")?.contains(",UP"));
+    run(&stage.host, "ip link del up0")?;
+    stage.on_host(|| runner.del(&network, &container.attachment()))??;
     // Where it cannot stay, it goes back as it was: here its addresses cannot be had.
     run(&stage.host, "ip link set up0 up")?;
     let ipam = json!({ "type": "static", "addresses": [{ "address": "10.1.0.5/24" }], "routes": [{ "dst": "192.0.2.0/24", "gw": "203.0.113.1" }] });
