@@ -17,6 +17,7 @@ pub(crate) const TRIALS: &[Named] = &[
     ("privileged_ports_masquerade_hides_the_container", masquerade_hides),
     ("privileged_ports_walls_keep_others_out", walls_keep_out),
     ("privileged_ports_collection", collection),
+    ("privileged_ports_a_killed_plugin_leaves_nothing_after_del", killed),
 ];
 
 /// A stage with an outside: a namespace on a cable to the host.
@@ -268,5 +269,49 @@ fn collection() -> Outcome {
     stage.on_host(|| stage.ours().gc(&network, &[]))??;
     assert_eq!(ask(&outside, "198.51.100.1:8002")?, None);
     assert!(stage.records().is_empty(), "{:?}", stage.records());
+    Ok(())
+}
+
+fn killed() -> Outcome {
+    let (stage, outside) = stage_with_outside()?;
+    let plain = named("net", &[bridge(&stage, "br0", 50, true)])?;
+    let (container, success) = answering(&stage, &plain, "c1", &json!([]))?;
+    let input = json!({
+        "cniVersion": "1.1.0", "name": "net", "type": "portmap",
+        "prevResult": success.to_json(estiba_network::cni::Version::V1_1_0)?,
+        "runtimeConfig": { "portMappings": [{ "hostPort": 8080, "containerPort": 80 }] }
+    });
+    // Ends it after that time, if it has not ended before.
+    let portmap = |verb: &str, limit: Option<Duration>| -> Outcome {
+        let path = stage.path("bin");
+        let mut command = std::process::Command::new(path.join("portmap"));
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).env("CNI_COMMAND", verb);
+        command.env("CNI_CONTAINERID", "c1").env("CNI_NETNS", &container.netns);
+        command.env("CNI_IFNAME", "eth0").env("CNI_PATH", &path);
+        let mut child = stage.on_host(|| command.spawn())??;
+        child.stdin.take().ok_or("no pipe")?.write_all(input.to_string().as_bytes())?;
+        if let Some(limit) = limit {
+            thread::sleep(limit);
+            child.kill()?;
+        }
+        let status = child.wait()?;
+        assert!(limit.is_some() || status.success(), "{verb}");
+        Ok(())
+    };
+    // The bridge's own records stay.
+    let own = stage.records().len();
+    let rounds = if std::env::var_os("ESTIBA_CAMPAIGN").is_some() { 1000_u32 } else { 30 };
+    for round in 0..rounds {
+        let limit = Some(Duration::from_micros(u64::from(round) % 30 * 150));
+        portmap("ADD", limit)?;
+        portmap("DEL", None)?;
+        portmap("ADD", None)?;
+        portmap("DEL", limit)?;
+        portmap("DEL", None)?;
+        assert_eq!(stage.records().len(), own, "round {round}: {:?}", stage.records());
+    }
+    assert_eq!(ask(&outside, "198.51.100.1:8080")?, None);
+    portmap("ADD", None)?;
+    assert!(ask(&outside, "198.51.100.1:8080")?.is_some());
     Ok(())
 }
