@@ -21,6 +21,7 @@ mod engines;
 mod floor;
 mod library;
 mod machine;
+mod network;
 mod payload;
 mod place;
 mod report;

@@ -42,6 +42,8 @@ pub(crate) enum RowName {
     Shim,
     /// The memory of what stays besides: a monitor or a daemon
     Daemon,
+    /// Attach and detach of a network namespace with a published port, by calls of estiba-network
+    Network,
 }
 
 /// What the rows are made from.
@@ -88,6 +90,7 @@ impl Yard {
             RowName::EngineLibrary => self.engine_library()?,
             RowName::Shim => return self.shim(),
             RowName::Daemon => return self.daemon(),
+            RowName::Network => return self.network(),
         };
         group.measure(&mut self.stations, self.rounds.0, self.rounds.1)
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use estiba_network::ports::{self, Held};
 use estiba_network::{
-    Attachment, Bridge, Driver, Endpoint, MacAddress, Network, Nftables, PortMapping, Sandbox, Subnet,
+    Attachment, Bridge, Driver, Endpoint, MacAddress, Network, Nftables, PortMapping, Sandbox, Subnet, Sweep,
 };
 use serde::{Deserialize, Serialize};
 
@@ -468,7 +468,8 @@ pub(crate) fn drivers(config: &Config) -> BTreeMap<String, Arc<dyn Driver>> {
         host: None,
         state: config.run.join("networks"),
         leases: config.root.join("networks").join("leases"),
-        firewall: Arc::new(Nftables),
+        firewall: Arc::new(Nftables::default()),
+        sweep: Sweep::AtOnce,
     };
     BTreeMap::from([("bridge".to_owned(), Arc::new(bridge) as Arc<dyn Driver>)])
 }

@@ -2,11 +2,10 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use std::{iter, thread};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
@@ -238,12 +237,12 @@ impl Bridge {
         let mut host = self.netlink()?;
         let bridge = self.ensure_bridge(network, &mut host)?;
         let interface = attachment.interface.clone();
-        self.plug(network, ledger, sandbox, record, &mut host, bridge)?;
+        plug(network, ledger, sandbox, record, &mut host, bridge)?;
 
         let endpoint = &mut record.endpoint;
         endpoint.configure(sandbox, &interface)?;
-        settle(&mut host, endpoint.host_interface.as_deref().unwrap_or_default())?;
-        settle(&mut host, &bridge_name(network))?;
+        host.settle(endpoint.host_interface.as_deref().unwrap_or_default())?;
+        host.settle(&bridge_name(network))?;
         let published = ports::published(endpoint);
         if !published.is_empty() {
             self.open_loopback(network, &published)?;
@@ -251,45 +250,6 @@ impl Bridge {
         }
         record.ready = true;
         ledger.write(record)
-    }
-
-    /// Makes the cable: both ends in one message, each where it belongs.
-    fn plug(
-        &self,
-        network: &Network,
-        ledger: &Ledger,
-        sandbox: &Sandbox,
-        record: &mut Record,
-        host: &mut Netlink,
-        bridge: u32,
-    ) -> Result<()> {
-        let mut attempt = 0;
-        loop {
-            let name = host_name(network, &record.attachment, attempt);
-            record.endpoint.host_interface = Some(name.clone());
-            ledger.write(record)?;
-            let interface = &record.attachment.interface;
-            // An end cannot be born up: the other one is not complete then (ENOTCONN).
-            let near = New { name: &name, mac: None, mtu: network.mtu, namespace: None, up: false };
-            let mac = record.endpoint.mac;
-            let far = New { name: interface, mac, mtu: network.mtu, namespace: Some(sandbox.namespace()), up: false };
-            let mut batch = Batch::new();
-            batch.create(format!("make the interface {interface} with its host's end {name}"), link::veth(&near, &far));
-            batch.change(format!("connect {name} to the bridge"), link::join(&name, bridge, None));
-            batch.change(format!("set up {name} as a port"), link::port(&name, !network.switch));
-            match host.commit(&batch) {
-                // The end of an earlier cable may still be on its way out: its namespace is cleared up in the background.
-                Err(Error::Refused { source, .. })
-                    if source.raw_os_error() == Some(Errno::EEXIST as i32)
-                        && attempt < ATTEMPTS
-                        && host.link(&name)?.is_some() =>
-                {
-                    attempt += 1;
-                }
-                Err(error) => return Err(error),
-                Ok(()) => return Ok(()),
-            }
-        }
     }
 
     /// The bridge's number; makes it if it is not there, or not complete.
@@ -426,16 +386,42 @@ impl Bridge {
     }
 }
 
-/// Waits until an interface carries packets. The kernel's `linkwatch` gets to it a moment after the other end is up, and
-/// what is sent before is lost: the second that TCP takes to try again. Since Linux 6.8 the question alone makes it so.
-fn settle(host: &mut Netlink, name: &str) -> Result<()> {
-    for wait in iter::once(0).chain(iter::repeat_n(1, 50)) {
-        thread::sleep(Duration::from_millis(wait));
-        if host.link(name)?.is_none_or(|link| link.running) {
-            break;
+/// Makes the cable: both ends in one message, each where it belongs.
+fn plug(
+    network: &Network,
+    ledger: &Ledger,
+    sandbox: &Sandbox,
+    record: &mut Record,
+    host: &mut Netlink,
+    bridge: u32,
+) -> Result<()> {
+    let mut attempt = 0;
+    loop {
+        let name = host_name(network, &record.attachment, attempt);
+        record.endpoint.host_interface = Some(name.clone());
+        ledger.write(record)?;
+        let interface = &record.attachment.interface;
+        // An end cannot be born up: the other one is not complete then (ENOTCONN).
+        let near = New { name: &name, mac: None, mtu: network.mtu, namespace: None, up: false };
+        let mac = record.endpoint.mac;
+        let far = New { name: interface, mac, mtu: network.mtu, namespace: Some(sandbox.namespace()), up: false };
+        let mut batch = Batch::new();
+        batch.create(format!("make the interface {interface} with its host's end {name}"), link::veth(&near, &far));
+        batch.change(format!("connect {name} to the bridge"), link::join(&name, bridge, None));
+        batch.change(format!("set up {name} as a port"), link::port(&name, !network.switch));
+        match host.commit(&batch) {
+            // The end of an earlier cable may still be on its way out: its namespace is cleared up in the background.
+            Err(Error::Refused { source, .. })
+                if source.raw_os_error() == Some(Errno::EEXIST as i32)
+                    && attempt < ATTEMPTS
+                    && host.link(&name)?.is_some() =>
+            {
+                attempt += 1;
+            }
+            Err(error) => return Err(error),
+            Ok(()) => return Ok(()),
         }
     }
-    Ok(())
 }
 
 /// What routers are often called by their own links.

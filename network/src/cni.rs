@@ -20,6 +20,7 @@
 
 mod cache;
 mod config;
+mod driver;
 mod execute;
 mod failure;
 mod names;
@@ -30,6 +31,7 @@ mod version;
 
 pub use cache::Cached;
 pub use config::{Network, PluginConfig};
+pub use driver::Cni;
 pub use failure::{Failure, code};
 pub use names::{check_container_id, check_interface_name, check_network_name};
 pub use runner::{Attachment, Runner, Valid};

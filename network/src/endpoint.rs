@@ -128,6 +128,7 @@ impl Endpoint {
             batch.create(format!("make {gateway} the gateway of {interface}"), route);
         }
         inside.commit(&batch)?;
+        inside.settle(interface)?;
         self.interfaces = vec![Interface { index: link.index, name: interface.to_owned(), up: true }];
         Ok(())
     }

@@ -28,6 +28,7 @@ pub struct Published {
 
 /// A network's bridge, to the packet filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent wall or door")]
 pub struct Realm {
     /// The bridge's name.
     pub bridge: String,

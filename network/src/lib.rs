@@ -4,9 +4,11 @@
 mod bridge;
 pub mod cni;
 mod conntrack;
+pub mod dns;
 mod driver;
 mod endpoint;
 mod error;
+pub mod files;
 pub mod firewall;
 pub mod ipam;
 mod ledger;
@@ -25,6 +27,7 @@ mod sysctl;
 pub mod testsuite;
 
 pub use bridge::{Bridge, Sweep};
+pub use cni::Cni;
 pub use driver::{Driver, Host, Loopback};
 pub use endpoint::{Attachment, Endpoint, Interface};
 pub use error::{Error, Result};

@@ -89,6 +89,10 @@ impl Driver for Macvlan {
         Ok(record.endpoint)
     }
 
+    fn repair(&self, network: &Network, alive: &dyn Fn(&str) -> bool) -> Result<()> {
+        self.forget(network, alive)
+    }
+
     fn detach(&self, network: &Network, sandbox: Option<&Sandbox>, attachment: &Attachment) -> Result<()> {
         attachment.check()?;
         let ledger = Ledger::of(&self.state, &network.id);
@@ -103,6 +107,22 @@ impl Driver for Macvlan {
 }
 
 impl Macvlan {
+    /// Undoes what killed programs have left: attachments and addresses of containers that are not alive.
+    fn forget(&self, network: &Network, alive: &dyn Fn(&str) -> bool) -> Result<()> {
+        let ledger = Ledger::of(&self.state, &network.id);
+        let _lock = ledger.lock_alone()?;
+        let mut kept = false;
+        for record in ledger.list()? {
+            if alive(&record.attachment.container) {
+                kept = true;
+            } else {
+                self.undo(network, &ledger, None, &record)?;
+            }
+        }
+        self.ipam(network).release_dead(&|owner| alive(&owner.container))?;
+        if kept { Ok(()) } else { ledger.remove_folder() }
+    }
+
     fn make(&self, network: &Network, ledger: &Ledger, sandbox: &Sandbox, record: &mut Record) -> Result<()> {
         let Record { attachment, endpoint, .. } = &mut *record;
         endpoint.lease(network, &self.ipam(network), attachment)?;

@@ -3,6 +3,8 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+use std::{iter, thread};
 
 use ipnet::IpNet;
 use netlink_packet_core::{
@@ -183,6 +185,18 @@ impl Netlink {
             }));
         })?;
         Ok(routes)
+    }
+
+    /// Waits until an interface carries packets. The kernel's `linkwatch` gets to it a moment after the other end is up, and
+    /// what is sent before is lost: the second that TCP takes to try again. Since Linux 6.8 the question alone makes it so.
+    pub(crate) fn settle(&mut self, name: &str) -> Result<()> {
+        for wait in iter::once(0).chain(iter::repeat_n(1, 50)) {
+            thread::sleep(Duration::from_millis(wait));
+            if self.link(name)?.is_none_or(|link| link.running) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Sends a batch and waits until all of it was worked at. Needs `CAP_NET_ADMIN`.

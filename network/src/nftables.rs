@@ -136,7 +136,7 @@ impl Firewall for Nftables {
 
     fn leads(&self, host: Option<&Sandbox>, ports: &[Published]) -> Result<bool> {
         let keys: Vec<_> = ports.iter().map(|port| (set_of(port), key_of(port))).collect();
-        let found = look_up(&mut open(host)?, &keys)?;
+        let found = look_up(&mut *self.open(host)?, &keys)?;
         Ok(ports.iter().zip(found).all(|(port, found)| found == Some(value_of(port))))
     }
 

@@ -89,9 +89,12 @@ pub(crate) type Identity = (u64, u64);
 
 /// The identity of a host's namespace; without one, of the one that the calling thread is in.
 pub(crate) fn identity(host: Option<&Sandbox>) -> Result<Identity> {
-    let failed = |path: PathBuf| move |errno: Errno| Error::Namespace { operation: "look at", path, source: errno.into() };
+    let failed =
+        |path: PathBuf| move |errno: Errno| Error::Namespace { operation: "look at", path, source: errno.into() };
     let found = match host {
-        Some(host) => fstat(&host.namespace).map_err(failed(format!("/proc/self/fd/{}", host.namespace.as_raw_fd()).into())),
+        Some(host) => {
+            fstat(&host.namespace).map_err(failed(format!("/proc/self/fd/{}", host.namespace.as_raw_fd()).into()))
+        }
         None => stat(CURRENT).map_err(failed(CURRENT.into())),
     }?;
     Ok((found.st_dev, found.st_ino))

@@ -63,8 +63,8 @@ fn load(request: &Request) -> Result<Limits, Failure> {
 /// The reference plugin's name for the interface that holds back what the container sends.
 fn ifb_name(network: &str, container: &str) -> String {
     let hash = Sha512::digest(format!("{network}{container}"));
-    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("bwp{}", &hex[..12])
+    let number = hash.iter().take(6).fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+    format!("bwp{number:012x}")
 }
 
 /// The host's end of the container's cable.

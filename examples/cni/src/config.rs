@@ -10,7 +10,20 @@ pub(crate) struct Common {
     #[serde(default)]
     ipam: Option<Delegate>,
     #[serde(default)]
-    dns: Option<Dns>,
+    dns: Option<Resolver>,
+}
+
+/// `dns`, of which it counts whether a list is there, and empty, or is not.
+#[derive(Debug, Default, Deserialize)]
+struct Resolver {
+    #[serde(default)]
+    nameservers: Option<Vec<String>>,
+    #[serde(default)]
+    domain: Option<String>,
+    #[serde(default)]
+    search: Option<Vec<String>>,
+    #[serde(default)]
+    options: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -44,8 +57,12 @@ impl Common {
 
     /// The configuration's own word on resolvers, where it has one, goes before the IPAM plugin's.
     pub(crate) fn resolve(&self, success: &mut Success) {
-        if let Some(dns) = self.dns.as_ref().filter(|dns| !dns.is_empty()) {
-            success.dns = dns.clone();
+        let Some(own) = &self.dns else { return };
+        let domain = own.domain.clone().unwrap_or_default();
+        let lists = [&own.nameservers, &own.search, &own.options];
+        if !domain.is_empty() || lists.iter().any(|list| list.is_some()) {
+            let [nameservers, search, options] = lists.map(|list| list.clone().unwrap_or_default());
+            success.dns = Dns { nameservers, domain, search, options };
         }
     }
 }
@@ -71,6 +88,7 @@ pub(crate) fn wanted_mac(request: &Request, configured: &str) -> Result<Option<[
     };
     let arguments = request.arguments(&["MAC"])?;
     let text = field(&["runtimeConfig", "mac"])
+        .or_else(|| field(&["RuntimeConfig", "mac"]))
         .or_else(|| field(&["args", "cni", "mac"]))
         .or_else(|| arguments.first().map(|(_, value)| *value))
         .unwrap_or(configured);

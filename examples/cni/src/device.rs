@@ -17,6 +17,7 @@ use crate::config::mac_text;
 
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are flags of the kernel's")]
 pub(crate) struct Device {
     pub(crate) index: u32,
     pub(crate) name: String,

@@ -15,7 +15,7 @@ use crate::record::{Key, Records};
 
 /// The kernel's packet filter, in the namespace that the plugin runs in.
 pub(crate) fn kernel() -> impl Firewall {
-    Nftables
+    Nftables::default()
 }
 
 /// Which plugin has asked for something: each has its own records.
@@ -105,11 +105,13 @@ impl All {
         found.map(|(_, records)| records).ok_or_else(|| Failure::internal("no records"))
     }
 
-    /// What all attachments together want of an interface; none if nobody wants anything.
-    fn realm(&self, interface: &str) -> Option<Realm> {
+    /// What all attachments together want of an interface, but for one that is about to go; none if nobody wants anything.
+    fn realm(&self, interface: &str, going: Option<(Asker, &Key)>) -> Option<Realm> {
         let mut realm = None;
-        for (_, records) in &self.0 {
-            for held in records.keys().iter().filter_map(|key| records.read::<Held>(key)) {
+        for (asker, records) in &self.0 {
+            let mut keys = records.keys();
+            keys.retain(|key| going != Some((*asker, key)));
+            for held in keys.iter().filter_map(|key| records.read::<Held>(key)) {
                 if held.interface == interface {
                     let realm = realm.get_or_insert_with(|| Realm {
                         bridge: interface.to_owned(),
@@ -137,8 +139,8 @@ impl All {
     }
 
     /// Brings an interface from what it had to what is wanted now.
-    fn settle(&self, before: Option<&Realm>, interface: &str) -> Result<(), Failure> {
-        let now = self.realm(interface);
+    fn settle(&self, before: Option<&Realm>, interface: &str, going: Option<(Asker, &Key)>) -> Result<(), Failure> {
+        let now = self.realm(interface, going);
         let firewall = kernel();
         if let Some(before) = before.filter(|before| now.as_ref() != Some(before)) {
             firewall.withdraw(None, before)?;
@@ -154,10 +156,9 @@ impl All {
         if let Some(held) = records.read::<Held>(key) {
             let ports: Vec<_> = held.ports.iter().filter_map(Lead::published).collect();
             kernel().unpublish(None, &ports)?;
-            let before = self.realm(&held.interface);
-            // What is wanted without it; it stays on record until that is done.
-            let rest = records.without(key, || self.settle(before.as_ref(), &held.interface))?;
-            rest?;
+            let before = self.realm(&held.interface, None);
+            // It stays on record until that is done.
+            self.settle(before.as_ref(), &held.interface, Some((asker, key)))?;
         }
         records.remove(key)
     }
@@ -168,10 +169,10 @@ pub(crate) fn hold(asker: Asker, key: &Key, held: &Held) -> Result<(), Failure> 
     let all = All::open()?;
     // It was asked for before, and not taken back.
     all.release(asker, key)?;
-    let before = all.realm(&held.interface);
+    let before = all.realm(&held.interface, None);
     all.of(asker)?.write(key, held)?;
     let ports: Vec<_> = held.ports.iter().filter_map(Lead::published).collect();
-    let done = all.settle(before.as_ref(), &held.interface).and_then(|()| Ok(kernel().publish(None, &ports)?));
+    let done = all.settle(before.as_ref(), &held.interface, None).and_then(|()| Ok(kernel().publish(None, &ports)?));
     if done.is_err() {
         let _ = all.release(asker, key);
     }
@@ -202,7 +203,7 @@ pub(crate) fn verify(asker: Asker, key: &Key) -> Result<Option<Held>, Failure> {
     let Some(held) = all.of(asker)?.read::<Held>(key) else { return Ok(None) };
     let missing =
         |what: &str| Err(Failure::internal(format!("{what} of {} is gone from the packet filter", held.interface)));
-    if let Some(realm) = all.realm(&held.interface)
+    if let Some(realm) = all.realm(&held.interface, None)
         && !kernel().stands(None, &realm)?
     {
         return missing("what there was");

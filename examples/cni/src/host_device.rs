@@ -1,13 +1,14 @@
 //! `host-device`: an interface of the host is the container's for as long as it lives.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 use estiba_network::cni::plugin::{Plugin, Request};
-use estiba_network::cni::{Command, Failure, Success};
+use estiba_network::cni::{Command, Failure, Interface, Success};
 use estiba_network::{Batch, Netlink, Sandbox};
-use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use serde::Deserialize;
 
 use crate::address::{self, Detection};
@@ -72,7 +73,8 @@ fn told(config: &Config) -> Result<Told, Failure> {
         let path = Path::new(&config.kernel_path);
         let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
         if !path.starts_with("/sys/devices") || climbs {
-            let message = format!("kernel device path {path:?} must be absolute and begin with /sys/devices/");
+            let message =
+                format!("kernel device path {} must be absolute and begin with /sys/devices/", path.display());
             return Err(Failure::config(message));
         }
         Ok(Told::Folder(path.join("net")))
@@ -120,10 +122,10 @@ fn find(host: &mut Netlink, config: &Config) -> Result<Option<Device>, Failure> 
             device.map(Some).ok_or_else(|| missing(format!("no interface has the address {}", config.mac)))
         }
         Told::Folder(folder) => {
-            let names =
-                fs::read_dir(&folder).map_err(|error| Failure::io(format!("failed to read {folder:?}"), &error))?;
+            let names = fs::read_dir(&folder)
+                .map_err(|error| Failure::io(format!("failed to read {}", folder.display()), &error))?;
             let name = names.flatten().next().map(|entry| entry.file_name().to_string_lossy().into_owned());
-            let name = name.ok_or_else(|| missing(format!("{folder:?} has no network device")))?;
+            let name = name.ok_or_else(|| missing(format!("{} has no network device", folder.display())))?;
             Device::get(host, &name).map(Some)
         }
     }
@@ -183,11 +185,10 @@ impl Plugin for HostDevice {
 
 fn give(request: &Request, config: &Config, sandbox: &Sandbox, moved: Option<&Device>) -> Result<Success, Failure> {
     let netns = request.netns.to_string_lossy();
-    let interface = moved.map(|device| device.interface(&netns)).unwrap_or_else(|| estiba_network::cni::Interface {
-        name: request.interface.clone(),
-        sandbox: netns.into_owned(),
-        ..Default::default()
-    });
+    let interface = match moved {
+        Some(device) => device.interface(&netns),
+        None => Interface { name: request.interface.clone(), sandbox: netns.into_owned(), ..Interface::default() },
+    };
     let mut success = config.common.reserve(request)?.unwrap_or_default();
     success.interfaces = vec![interface];
     for ip in &mut success.ips {
@@ -204,36 +205,22 @@ fn give(request: &Request, config: &Config, sandbox: &Sandbox, moved: Option<&De
     Ok(success)
 }
 
-/// Moves an interface of the host into the container and gives it its name there. Its old name is its alias: that outlasts whoever is
-/// killed. The way leads through a namespace between, where no name is anybody's and no manager of the host's interfaces looks.
+/// Moves an interface of the host into the container, names it and sets it up there: in one message, so that whoever is killed
+/// has done all of it or nothing. Its old name is its alias.
 fn move_in(host: &mut Netlink, sandbox: &Sandbox, device: &Device, name: &str) -> Result<Device, Failure> {
-    let between = Sandbox::new()?;
-    let own = host_namespace()?;
-    relocate(host, device.index, &between, &device.name)?;
-    let mut middle = between.netlink()?;
-    let back = |middle: &mut Netlink, host: &mut Netlink, error: Failure| {
-        let now = Device::all(middle)
-            .into_iter()
-            .flatten()
-            .find(|found| found.kind == device.kind && found.mac == device.mac);
-        if let Some(now) = now {
-            let _ = describe(middle, now.index, &device.name, "");
-            let _ = relocate(middle, now.index, &own, &device.name);
-        }
-        if device.up {
-            let _ = set_up(host, &device.name);
-        }
-        error
-    };
-    let moved = Device::get(&mut middle, &device.name).and_then(|moved| {
-        describe(&mut middle, moved.index, name, &device.name)?;
-        relocate(&mut middle, moved.index, sandbox, name)
-    });
-    if let Err(error) = moved {
-        return Err(back(&mut middle, host, error));
-    }
     let mut inside = sandbox.netlink()?;
-    set_up(&mut inside, name)?;
+    if Device::find(&mut inside, name)?.is_some() {
+        return Err(Failure::internal(format!("the interface {name:?} is in the container already")));
+    }
+    let moved = relocate(host, device.index, sandbox, name, &device.name, true);
+    if moved.is_err() {
+        // The kernel may have refused a part after the move itself.
+        let stranded = Device::all(&mut inside)?.into_iter().find(|found| found.alias == device.name);
+        if let Some(stranded) = stranded {
+            let _ = relocate(&mut inside, stranded.index, &host_namespace()?, &device.name, "", device.up);
+        }
+    }
+    moved?;
     Device::get(&mut inside, name)
 }
 
@@ -244,37 +231,32 @@ fn move_out(sandbox: &Sandbox, name: &str) -> Result<(), Failure> {
     let Some(device) = Device::find(&mut inside, name)?.filter(|device| !device.alias.is_empty()) else {
         return Ok(());
     };
-    let between = Sandbox::new()?;
-    relocate(&mut inside, device.index, &between, name)?;
-    let mut middle = between.netlink()?;
-    let moved = Device::get(&mut middle, name)?;
-    let out = describe(&mut middle, moved.index, &device.alias, "")
-        .and_then(|()| relocate(&mut middle, moved.index, &host_namespace()?, &device.alias));
-    if out.is_err() {
-        // Back to where it is looked for the next time.
-        let _ = describe(&mut middle, moved.index, name, &device.alias);
-        let _ = relocate(&mut middle, moved.index, sandbox, name);
+    if Device::find(&mut Netlink::open()?, &device.alias)?.is_some() {
+        let message = format!("the interface {name} cannot go back: the host has another {:?}", device.alias);
+        return Err(Failure::internal(message));
     }
-    out
+    relocate(&mut inside, device.index, &host_namespace()?, &device.alias, "", false)
 }
 
 fn host_namespace() -> Result<Sandbox, Failure> {
     Ok(Sandbox::open(Path::new("/proc/thread-self/ns/net"))?)
 }
 
-fn relocate(netlink: &mut Netlink, index: u32, to: &Sandbox, name: &str) -> Result<(), Failure> {
-    use std::os::fd::AsRawFd;
+/// Moves an interface into another namespace, where it has that name and alias.
+fn relocate(netlink: &mut Netlink, index: u32, to: &Sandbox, name: &str, alias: &str, up: bool) -> Result<(), Failure> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.change_mask = LinkFlags::Up;
+    if up {
+        message.header.flags = LinkFlags::Up;
+    }
+    message.attributes = vec![
+        LinkAttribute::NetNsFd(to.as_fd().as_raw_fd()),
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::IfAlias(alias.to_owned()),
+    ];
     let mut batch = Batch::new();
-    let namespace = LinkAttribute::NetNsFd(to.as_fd().as_raw_fd());
-    batch.change(format!("move the interface {name}"), device::change(index, vec![namespace]));
-    Ok(netlink.commit(&batch)?)
-}
-
-/// Names an interface, and remembers another name in its alias.
-fn describe(netlink: &mut Netlink, index: u32, name: &str, alias: &str) -> Result<(), Failure> {
-    let mut batch = Batch::new();
-    let named = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::IfAlias(alias.to_owned())];
-    batch.change(format!("name the interface {name}"), device::change(index, named));
+    batch.change(format!("move an interface, as {name}"), RouteNetlinkMessage::SetLink(message));
     Ok(netlink.commit(&batch)?)
 }
 

@@ -45,14 +45,13 @@ struct Ipam {
 }
 
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Range {
     #[serde(default)]
     subnet: Option<String>,
-    #[serde(default)]
-    range_start: Option<String>,
-    #[serde(default)]
-    range_end: Option<String>,
+    #[serde(default, rename = "rangeStart")]
+    first: Option<String>,
+    #[serde(default, rename = "rangeEnd")]
+    last: Option<String>,
     #[serde(default)]
     gateway: Option<String>,
 }
@@ -90,8 +89,8 @@ impl Range {
         };
         let subnet = Subnet {
             gateway: address(&self.gateway, "gateway")?,
-            first: address(&self.range_start, "rangeStart")?,
-            last: address(&self.range_end, "rangeEnd")?,
+            first: address(&self.first, "rangeStart")?,
+            last: address(&self.last, "rangeEnd")?,
             ..Subnet::new(subnet)
         };
         subnet.check().map_err(|error| wrong(&error.to_string()))?;
@@ -174,7 +173,8 @@ fn check(pools: &[Vec<Subnet>], version: Version) -> Result<(), Failure> {
 
 /// What a file in the form of resolv.conf(5) says.
 fn resolv_conf(path: &Path) -> Result<Dns, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| Failure::io(format!("failed to read {path:?}"), &error))?;
+    let text =
+        fs::read_to_string(path).map_err(|error| Failure::io(format!("failed to read {}", path.display()), &error))?;
     let mut dns = Dns::default();
     for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
         let mut words = line.split_whitespace().map(str::to_owned);

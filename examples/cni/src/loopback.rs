@@ -51,9 +51,6 @@ impl Plugin for Loopback {
 
     fn check(&self, request: &Request) -> Result<(), Failure> {
         let mut netlink: Netlink = namespace::open(&request.netns)?.netlink()?;
-        match Device::get(&mut netlink, NAME)?.up {
-            true => Ok(()),
-            false => Err(Failure::internal("loopback interface is down")),
-        }
+        if Device::get(&mut netlink, NAME)?.up { Ok(()) } else { Err(Failure::internal("loopback interface is down")) }
     }
 }

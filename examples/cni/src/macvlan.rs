@@ -67,7 +67,7 @@ impl Plugin for Macvlan {
     fn add(&self, request: &Request) -> Result<Success, Failure> {
         let config: Config = request.config()?;
         let mac = config::wanted_mac(request, &config.mac)?;
-        let mode = mode(&config.mode)?;
+        let kind = mode(&config.mode)?;
         let sandbox = namespace::open(&request.netns)?;
         let mut netlink = if config.link_in_container { sandbox.netlink()? } else { Netlink::open()? };
         let parent = parent(&mut netlink, &config.master)?;
@@ -78,7 +78,7 @@ impl Plugin for Macvlan {
         let name = device::unique_name()?;
         let new = New { mac, mtu, namespace: Some(sandbox.as_fd()), ..New::named(&name) };
         let mut batch = Batch::new();
-        let message = device::macvlan(&new, parent.index, mode, config.broadcast_queue);
+        let message = device::macvlan(&new, parent.index, kind, config.broadcast_queue);
         batch.create(format!("make a macvlan on {}", parent.name), message);
         netlink.commit(&batch)?;
         let made = connect(request, &config, &sandbox, &name);

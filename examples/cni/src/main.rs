@@ -76,11 +76,11 @@ fn main() -> ExitCode {
         },
         [name] if named(name).is_some() => named(name).map_or(ExitCode::FAILURE, plugin::main),
         _ => {
-            let names: Vec<_> = PLUGINS.iter().map(|(name, _)| *name).collect();
+            let all: Vec<_> = PLUGINS.iter().map(|(name, _)| *name).collect();
             eprintln!("usage: estiba-cni install FOLDER   links every plugin into a folder of plugins");
             eprintln!("       estiba-cni PLUGIN           is that plugin, as a program of its name is");
             eprintln!("       estiba-cni netavark …       is Podman's netavark, as a program of that name is");
-            eprintln!("plugins: {}", names.join(", "));
+            eprintln!("plugins: {}", all.join(", "));
             ExitCode::from(2)
         }
     }

@@ -15,7 +15,7 @@ const NSFS: FsType = FsType(0x6e73_6673);
 /// Opens the namespace of a container that is there.
 pub(crate) fn open(path: &Path) -> Result<Sandbox, Failure> {
     find(path)?.ok_or_else(|| {
-        Failure::new(code::UNKNOWN_CONTAINER, format!("failed to open netns {:?}: there is no such file", path))
+        Failure::new(code::UNKNOWN_CONTAINER, format!("failed to open netns {}: there is no such file", path.display()))
     })
 }
 
@@ -24,7 +24,7 @@ pub(crate) fn find(path: &Path) -> Result<Option<Sandbox>, Failure> {
     if path.as_os_str().is_empty() {
         return Ok(None);
     }
-    let failed = |error: &dyn std::error::Error| Failure::io(format!("failed to open netns {path:?}"), error);
+    let failed = |error: &dyn std::error::Error| Failure::io(format!("failed to open netns {}", path.display()), error);
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
@@ -33,7 +33,7 @@ pub(crate) fn find(path: &Path) -> Result<Option<Sandbox>, Failure> {
     // A file that a namespace was mounted on is still there when the mount is gone.
     let kind = fstatfs(&file).map_err(|errno| failed(&errno))?.filesystem_type();
     if kind != NSFS {
-        return Err(Failure::new(code::INVALID_NETNS, format!("{path:?} is no network namespace")));
+        return Err(Failure::new(code::INVALID_NETNS, format!("{} is no network namespace", path.display())));
     }
     Ok(Some(Sandbox::from(OwnedFd::from(file))))
 }

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use estiba_network::ipnet::IpNet;
 use estiba_network::{
-    Attachment, Bridge, Driver, Endpoint, Firewall as _, Network, PortMapping, Protocol, Sandbox, Subnet, ports,
+    Attachment, Bridge, Driver, Endpoint, Firewall as _, Kind, Macvlan, Network, PortMapping, Protocol, Sandbox,
+    Subnet, Sweep, ports,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -87,8 +88,8 @@ struct Range {
     subnet: IpNet,
     #[serde(default)]
     gateway: Option<IpAddr>,
-    #[serde(default)]
-    lease_range: Option<Lease>,
+    #[serde(default, rename = "lease_range")]
+    given: Option<Lease>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -267,21 +268,22 @@ impl Place {
 }
 
 fn places(line: &Line, options: &Options) -> Result<Vec<Place>> {
-    let named: Vec<(&String, &Wanted)> = match &options.networks {
+    let asked: Vec<(&String, &Wanted)> = match &options.networks {
         Named::List(list) => list.iter().map(|entry| (&entry.name, &entry.wanted)).collect(),
         Named::Map(map) => {
-            let mut named: Vec<_> = map.iter().collect();
-            named.sort_by_key(|(_, wanted)| &wanted.interface_name);
-            named
+            let mut all: Vec<_> = map.iter().collect();
+            all.sort_by_key(|(_, wanted)| &wanted.interface_name);
+            all
         }
     };
     let mut places: Vec<Place> = Vec::new();
-    for (name, wanted) in named {
+    for (name, wanted) in asked {
         let info =
             options.network_info.get(name).ok_or_else(|| format!("network info for network {name} not found"))?;
         let network = network(info)?;
         // Every network has the container's ports: they lead to the first one that can.
-        let has_ports = !network.internal && !places.iter().any(|place| !place.ports.is_empty());
+        let has_ports =
+            info.driver == "bridge" && !network.internal && !places.iter().any(|place| !place.ports.is_empty());
         let ports = if has_ports { mapped(options)? } else { Vec::new() };
         let without = info.options.as_ref().and_then(|options| options.get("no_default_route"));
         let can_route = !network.internal && without.is_none_or(|value| value != "true" && value != "1");
@@ -306,14 +308,16 @@ fn places(line: &Line, options: &Options) -> Result<Vec<Place>> {
 
 fn driver(line: &Line, info: &Info) -> Result<Box<dyn Driver>> {
     let state = line.state.join("estiba");
+    let (records, leases) = (state.join("attachments"), state.join("leases"));
+    let lying = |kind| Box::new(Macvlan { kind, host: None, state: records.clone(), leases: leases.clone() });
     match info.driver.as_str() {
-        "bridge" => Ok(Box::new(Bridge {
-            host: None,
-            state: state.join("attachments"),
-            leases: state.join("leases"),
-            firewall: Arc::new(firewall::kernel()),
-        })),
-        other => Err(format!("unknown network driver {other:?}: only bridge is supported").into()),
+        "bridge" => {
+            let firewall = Arc::new(firewall::kernel());
+            Ok(Box::new(Bridge { host: None, state: records, leases, firewall, sweep: Sweep::AtOnce }))
+        }
+        "macvlan" => Ok(lying(Kind::Macvlan)),
+        "ipvlan" => Ok(lying(Kind::Ipvlan)),
+        other => Err(format!("unknown network driver {other:?}: there are bridge, macvlan and ipvlan").into()),
     }
 }
 
@@ -331,13 +335,18 @@ fn network(info: &Info) -> Result<Network> {
     if info.routes.as_ref().is_some_and(|routes| !routes.is_empty()) {
         return Err(format!("the network {} has static routes, which are not supported", info.name).into());
     }
-    if let Some(mode) = option("mode").filter(|mode| *mode != "managed") {
+    let modes: &[&str] = match info.driver.as_str() {
+        "macvlan" => &["bridge", "private", "vepa", "passthru"],
+        "ipvlan" => &["l2"],
+        _ => &["managed"],
+    };
+    if let Some(mode) = option("mode").filter(|mode| !modes.contains(mode)) {
         return Err(format!("the network {} has the mode {mode}, which is not supported", info.name).into());
     }
     let subnet = |range: &Range| -> Result<Subnet> {
         let address =
             |text: &Option<String>| text.as_deref().filter(|text| !text.is_empty()).map(str::parse).transpose();
-        let lease = range.lease_range.as_ref();
+        let lease = range.given.as_ref();
         Ok(Subnet {
             gateway: range.gateway,
             first: lease.map(|lease| address(&lease.start_ip)).transpose()?.flatten(),
@@ -353,6 +362,12 @@ fn network(info: &Info) -> Result<Network> {
         subnets: info.subnets.iter().flatten().map(subnet).collect::<Result<_>>()?,
         mtu: mtu.map_err(|_| format!("the network {} has a wrong mtu: {:?}", info.name, option("mtu")))?,
         internal: info.internal,
+        driver: info.driver.clone(),
+        options: option("mode")
+            .filter(|_| info.driver == "macvlan")
+            .map(|mode| ("mode".into(), mode.into()))
+            .into_iter()
+            .collect(),
         isolate: option("isolate").is_some_and(|value| ["true", "1", "strict"].contains(&value)),
         ..Network::default()
     };

@@ -112,17 +112,6 @@ impl Records {
         }
     }
 
-    /// Does something while a record is out of sight. It is back afterwards; who is killed meanwhile leaves it hidden, and what it
-    /// tells of is what is being removed.
-    pub(crate) fn without<T>(&self, key: &Key, work: impl FnOnce() -> T) -> Result<T, Failure> {
-        let (path, hidden) = (self.folder.join(key.file()), self.folder.join(".hidden"));
-        let failed = |error: io::Error| Failure::io(format!("failed to move {}", path.display()), &error);
-        fs::rename(&path, &hidden).map_err(failed)?;
-        let done = work();
-        fs::rename(&hidden, &path).map_err(failed)?;
-        Ok(done)
-    }
-
     /// Who has one.
     pub(crate) fn keys(&self) -> Vec<Key> {
         let names = fs::read_dir(&self.folder).into_iter().flatten().flatten();
@@ -145,9 +134,7 @@ impl Records {
 impl Drop for Records {
     /// An empty folder goes with its last record.
     fn drop(&mut self) {
-        for passing in [".new", ".hidden"] {
-            let _ = fs::remove_file(self.folder.join(passing));
-        }
+        let _ = fs::remove_file(self.folder.join(".new"));
         let _ = fs::remove_dir(&self.folder);
     }
 }

@@ -308,7 +308,7 @@ fn answer(
     };
     if version < since {
         let message = format!("config version does not allow {command}");
-        return Err(Failure::new(code::INCOMPATIBLE_VERSION, message).details(format!("config is {version}")));
+        return Err(Failure::new(code::INCOMPATIBLE_VERSION, message));
     }
     let netns = PathBuf::from(variable("CNI_NETNS"));
     let overridden = text("CNI_NETNS_OVERRIDE")?;

@@ -177,7 +177,7 @@ impl Success {
             value[key] = entry;
         }
         if value.get("ip4").or(value.get("ip6")).is_none() {
-            return Err(format!("cannot convert to version {version}: no valid IP addresses"));
+            return Err("cannot convert: no valid IP addresses".to_owned());
         }
         // Version 0.2.0 has it always.
         value["dns"] = json!(self.dns);

@@ -166,7 +166,7 @@ fn somebody_elses() -> Result<(), Failed> {
 fn never_was() -> Result<(), Failed> {
     let world = World::without_firewall();
     let network = world.network("n", &["10.77.0.0/24"], |_| ());
-    world.detach(&network, "nobody");
+    world.driver.detach(&network, None, &attachment("nobody", &[]))?;
     let hostile = Attachment { container: "../../etc".to_owned(), ..Attachment::default() };
     assert!(matches!(world.driver.detach(&network, None, &hostile), Err(Error::Attachment { .. })));
     world.assert_clean();

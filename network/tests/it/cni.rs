@@ -249,8 +249,8 @@ fn hanging_plugin() -> Result {
     assert!(begin.elapsed() < Duration::from_secs(15));
     // Its child is gone, or a zombie of whoever has inherited it.
     let child = fs::read_to_string(stage.path("child"))?;
-    let state = || fs::read_to_string(format!("/proc/{}/stat", child.trim())).ok();
-    let ended = || state().is_none_or(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')));
+    let stat = || fs::read_to_string(format!("/proc/{}/stat", child.trim())).ok();
+    let ended = || stat().is_none_or(|line| line.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')));
     let begin = Instant::now();
     while !ended() && begin.elapsed() < Duration::from_secs(5) {
         std::thread::sleep(Duration::from_millis(10));
@@ -401,9 +401,9 @@ fn names_become_no_paths() -> Result {
         attachment
     };
     for wrong in [
-        with(|attachment| attachment.container_id = "../../x".to_owned()),
+        with(|attachment| attachment.container_id = "../../x".into()),
         with(|attachment| attachment.container_id = String::new()),
-        with(|attachment| attachment.interface = "a/b".to_owned()),
+        with(|attachment| attachment.interface = "a/b".into()),
         with(|attachment| attachment.args = vec![("A".to_owned(), "b;C=d".to_owned())]),
         with(|attachment| attachment.args = vec![(String::new(), String::new())]),
     ] {

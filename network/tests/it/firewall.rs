@@ -368,7 +368,10 @@ fn only_its_own() -> Result<(), Failed> {
         container_port: 80,
     };
     let host = Some(&world.host);
-    assert!(matches!(Nftables::default().publish(host, &[port("10.77.0.9")]), Err(Error::PortTaken { port: 8080, .. })));
+    assert!(matches!(
+        Nftables::default().publish(host, &[port("10.77.0.9")]),
+        Err(Error::PortTaken { port: 8080, .. })
+    ));
     Nftables::default().unpublish(host, &[port("10.77.0.9")])?;
     assert!(matches!(Nftables::default().publish(host, &[port("10.77.0.9")]), Err(Error::PortTaken { .. })));
     Nftables::default().unpublish(host, &[port("10.77.0.2")])?;

@@ -8,10 +8,20 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 mod bridge;
 mod cni;
+mod dns;
+mod fault;
 mod firewall;
+mod macvlan;
 mod world;
 
 fn main() {
+    // Some trials need processes that do one thing, and may be killed at it.
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, rest @ ..] = words.as_slice()
+        && first == "child"
+    {
+        return fault::child(rest);
+    }
     let reason = Sandbox::new().err().map(|error| format!("cannot make a network namespace: {error:?}"));
     let privileged = |name: &str, body: fn() -> Result<(), Failed>| {
         let trial = Trial::test(name, body).with_ignored_flag(reason.is_some());
@@ -30,7 +40,11 @@ fn main() {
             Ok(())
         }),
     ];
-    trials.extend(bridge::TRIALS.iter().chain(firewall::TRIALS).map(|(name, body)| privileged(name, *body)));
+    let modules = [bridge::TRIALS, firewall::TRIALS, macvlan::TRIALS, dns::TRIALS, fault::TRIALS];
+    trials.extend(modules.into_iter().flatten().map(|(name, body)| privileged(name, *body)));
+    let without = reason.clone().or_else(macvlan::without_ipvlan);
+    let ipvlan = Trial::test(macvlan::IPVLAN.0, macvlan::IPVLAN.1).with_ignored_flag(without.is_some());
+    trials.push(ipvlan.with_kind(without.as_deref().unwrap_or_default()));
     trials.extend(cni::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

@@ -1,5 +1,7 @@
 //! The plugins, driven by the runner of `estiba-network`: alone, and beside the reference plugins.
 
+mod driver;
+mod netavark;
 mod plugins;
 mod ports;
 mod reference;
@@ -20,9 +22,13 @@ fn main() {
         Trial::test(name, body).with_ignored_flag(reason.is_some())
     };
     let compared = unprivileged.as_ref().or(missing.as_ref());
-    let alone =
-        plugins::TRIALS.iter().chain(&ports::TRIALS).map(|(name, body)| without(unprivileged.as_ref(), name, *body));
-    let beside = reference::TRIALS.iter().map(|(name, body)| without(compared, name, *body));
+    let alone = plugins::TRIALS
+        .iter()
+        .chain(ports::TRIALS)
+        .chain(netavark::TRIALS)
+        .chain(driver::TRIALS)
+        .map(|(name, body)| without(unprivileged.as_ref(), name, *body));
+    let beside = reference::TRIALS.iter().chain(driver::COMPARED).map(|(name, body)| without(compared, name, *body));
     let trials = alone.chain(beside).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

@@ -13,9 +13,9 @@ use estiba_network::Error;
 use estiba_network::cni::serde_json::{self, Value, json};
 use estiba_network::cni::{Attachment, Failure, Network, Valid, Version};
 
-use crate::stage::{Container, Outcome, Stage, interfaces, network, run};
+use crate::stage::{Container, Named, Outcome, Stage, interfaces, network, run};
 
-pub(crate) const TRIALS: [(&str, fn() -> Outcome); 13] = [
+pub(crate) const TRIALS: &[Named] = &[
     ("privileged_plugins_every_version", every_version),
     ("privileged_plugins_wrong_requests_have_the_right_codes", wrong_requests),
     ("privileged_plugins_containers_reach_each_other", containers_reach_each_other),
@@ -23,6 +23,7 @@ pub(crate) const TRIALS: [(&str, fn() -> Outcome); 13] = [
     ("privileged_plugins_del_is_patient", del_is_patient),
     ("privileged_plugins_a_failed_add_leaves_nothing", failed_add_leaves_nothing),
     ("privileged_plugins_a_killed_add_is_undone_by_del", killed_add),
+    ("privileged_plugins_a_device_outlasts_a_killed_add", killed_device),
     ("privileged_plugins_collection", collection),
     ("privileged_plugins_status_knows_when_addresses_are_out", status),
     ("privileged_plugins_check_sees_what_is_amiss", check_sees),
@@ -78,7 +79,6 @@ fn every_version() -> Outcome {
         let record = runner.cached("net", &container.attachment())?.ok_or("it is on record")?;
         assert_eq!(record.result["cniVersion"], version.as_str());
         let expected = match version {
-            Version::V0_1_0 | Version::V0_2_0 => json!(null),
             Version::V0_3_0 | Version::V0_3_1 | Version::V0_4_0 => json!("4"),
             _ => json!(null),
         };
@@ -125,24 +125,23 @@ fn wrong_requests() -> Outcome {
     let with = |name: &'static str, value: &'static str| {
         full.map(|(key, old)| if key == name { (key, value) } else { (key, old) })
     };
-    let cases: Vec<(&[(&str, &str)], String, u64, &str)> = vec![
+    for (environment, input, code, expected) in [
         (&full[..1], good.to_string(), 4, "CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME,CNI_PATH"),
-        (&full, "{".to_owned(), 6, "unmarshall"),
-        (&full, "[]".to_owned(), 6, "unmarshall"),
-        (&full, changed("name", json!(null)), 7, "name"),
-        (&full, changed("name", json!("../net")), 7, "name"),
-        (&full, changed("cniVersion", json!("9.0.0")), 1, "incompatible"),
-        (&full, changed("mtu", json!("big")), 6, "\"big\""),
-        (&full, changed("vlan", json!(5)), 2, "\"vlan\" with the value 5"),
-        (&full, changed("bridge", json!("a/b")), 7, "bridge"),
-        (&full, changed("ipam", json!({ "type": "no-such" })), 7, "no-such"),
-        (&full, changed("ipam", json!({ "type": "../bridge" })), 7, "../bridge"),
-        (&full, changed("ipam", json!({ "type": "host-local" })), 7, "no IP ranges"),
-        (&full, changed("ipam", json!({ "type": "host-local", "subnet": "10.0.0.1/24" })), 7, "host bits"),
-        (&full, changed("ipam", json!({ "type": "host-local", "subnet": "10.0.0.0/31" })), 7, "10.0.0.0/31"),
-        (&full, changed("prevResult", json!({ "ips": 5 })), 6, "prevResult"),
-    ];
-    for (environment, input, code, expected) in cases {
+        (&full[..], "{".to_owned(), 6, "unmarshall"),
+        (&full[..], "[]".to_owned(), 6, "unmarshall"),
+        (&full[..], changed("name", json!(null)), 7, "name"),
+        (&full[..], changed("name", json!("../net")), 7, "name"),
+        (&full[..], changed("cniVersion", json!("9.0.0")), 1, "incompatible"),
+        (&full[..], changed("mtu", json!("big")), 6, "\"big\""),
+        (&full[..], changed("vlan", json!(5)), 2, "\"vlan\" with the value 5"),
+        (&full[..], changed("bridge", json!("a/b")), 7, "bridge"),
+        (&full[..], changed("ipam", json!({ "type": "no-such" })), 7, "no-such"),
+        (&full[..], changed("ipam", json!({ "type": "../bridge" })), 7, "../bridge"),
+        (&full[..], changed("ipam", json!({ "type": "host-local" })), 7, "no IP ranges"),
+        (&full[..], changed("ipam", json!({ "type": "host-local", "subnet": "10.0.0.1/24" })), 7, "host bits"),
+        (&full[..], changed("ipam", json!({ "type": "host-local", "subnet": "10.0.0.0/31" })), 7, "10.0.0.0/31"),
+        (&full[..], changed("prevResult", json!({ "ips": 5 })), 6, "prevResult"),
+    ] {
         let (ok, printed) = call(&stage, "bridge", environment, &input)?;
         assert!(!ok, "{input}");
         assert_eq!(printed["code"], code, "{input}: {printed}");
@@ -355,6 +354,35 @@ fn killed_add() -> Outcome {
     Ok(())
 }
 
+fn killed_device() -> Outcome {
+    let stage = Stage::new()?;
+    run(&stage.host, "ip link add up0 type veth peer name up1")?;
+    let plugin = json!({ "type": "host-device", "device": "up0" });
+    let network = network("1.0.0", std::slice::from_ref(&plugin))?;
+    let mut input = plugin;
+    input["name"] = json!("net");
+    input["cniVersion"] = json!("1.0.0");
+    for round in 0..if std::env::var_os("ESTIBA_CAMPAIGN").is_some() { 1000_u32 } else { 30 } {
+        let container = stage.container(&format!("c{round}"))?;
+        let path = stage.path("bin");
+        let mut command = Command::new(path.join("host-device"));
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).env("CNI_COMMAND", "ADD");
+        command.env("CNI_CONTAINERID", &container.id).env("CNI_NETNS", &container.netns);
+        command.env("CNI_IFNAME", "eth0").env("CNI_PATH", &path);
+        let mut child = stage.on_host(|| command.spawn())??;
+        child.stdin.take().ok_or("no pipe")?.write_all(input.to_string().as_bytes())?;
+        thread::sleep(Duration::from_micros(u64::from(round) % 30 * 200));
+        child.kill()?;
+        child.wait()?;
+        stage.on_host(|| stage.ours().del(&network, &container.attachment()))??;
+        let mut host = interfaces(&stage.host)?;
+        host.sort();
+        assert_eq!(host, ["up0", "up1"], "round {round}");
+        assert!(interfaces(&container.sandbox)?.is_empty());
+    }
+    Ok(())
+}
+
 fn collection() -> Outcome {
     let stage = Stage::new()?;
     let runner = stage.ours();
@@ -521,6 +549,16 @@ fn device_comes_back() -> Outcome {
         host.sort();
         assert_eq!(host, ["up0", "up1"]);
     }
+    // While the host has another one of its name, it stays where it is, up.
+    let network = by(json!({ "type": "host-device", "device": "up0" }))?;
+    run(&stage.host, "ip link set up0 up")?;
+    stage.add(&runner, &network, &container)??;
+    run(&stage.host, "ip link add up0 type veth peer name other")?;
+    let error = stage.on_host(|| runner.del(&network, &container.attachment()))?.expect_err("its name is taken");
+    assert!(error.to_string().contains("up0"), "{error}");
+    assert!(run(&container.sandbox, "ip link show eth0")?.contains(",UP"));
+    run(&stage.host, "ip link del up0")?;
+    stage.on_host(|| runner.del(&network, &container.attachment()))??;
     // Where it cannot stay, it goes back as it was: here its addresses cannot be had.
     run(&stage.host, "ip link set up0 up")?;
     let ipam = json!({ "type": "static", "addresses": [{ "address": "10.1.0.5/24" }], "routes": [{ "dst": "192.0.2.0/24", "gw": "203.0.113.1" }] });

@@ -9,18 +9,19 @@ use estiba_network::Sandbox;
 use estiba_network::cni::serde_json::{Value, json};
 use estiba_network::cni::{Attachment, Network, Success, Valid};
 
-use crate::stage::{Container, Outcome, Stage, interfaces, network, run};
+use crate::stage::{Container, Named, Outcome, Stage, interfaces, network, run};
 
-pub(crate) const TRIALS: [(&str, fn() -> Outcome); 5] = [
+pub(crate) const TRIALS: &[Named] = &[
     ("privileged_ports_lead_in_from_everywhere", ports_lead_in),
     ("privileged_ports_are_one_container_s", ports_are_one_container_s),
     ("privileged_ports_masquerade_hides_the_container", masquerade_hides),
     ("privileged_ports_walls_keep_others_out", walls_keep_out),
     ("privileged_ports_collection", collection),
+    ("privileged_ports_a_killed_plugin_leaves_nothing_after_del", killed),
 ];
 
 /// A stage with an outside: a namespace on a cable to the host.
-fn stage() -> Outcome<(Stage, Sandbox)> {
+pub(crate) fn stage_with_outside() -> Outcome<(Stage, Sandbox)> {
     let stage = Stage::new()?;
     let outside = Sandbox::new()?;
     let fd = std::os::fd::AsRawFd::as_raw_fd(&std::os::fd::AsFd::as_fd(&outside));
@@ -52,13 +53,19 @@ fn answering(stage: &Stage, network: &Network, id: &str, mappings: &Value) -> Ou
     let container = stage.container(id)?;
     let attachment = with_ports(&container, mappings);
     let success = stage.on_host(|| stage.ours().add(network, &attachment))??;
+    serve(&container)?;
+    Ok((container, success))
+}
+
+/// Answers on port 80 of a container with the address that it is asked from.
+pub(crate) fn serve(container: &Container) -> Outcome {
     let listener = container.sandbox.run(|| TcpListener::bind("[::]:80"))??;
     thread::spawn(move || {
         while let Ok((mut stream, from)) = listener.accept() {
             let _ = stream.write_all(from.ip().to_canonical().to_string().as_bytes());
         }
     });
-    Ok((container, success))
+    Ok(())
 }
 
 fn with_ports(container: &Container, mappings: &Value) -> Attachment {
@@ -68,7 +75,7 @@ fn with_ports(container: &Container, mappings: &Value) -> Attachment {
 }
 
 /// What a server says, asked from a namespace; nothing if it is not reached.
-fn ask(from: &Sandbox, target: &str) -> Outcome<Option<String>> {
+pub(crate) fn ask(from: &Sandbox, target: &str) -> Outcome<Option<String>> {
     let target: SocketAddr = target.parse()?;
     Ok(from.run(|| {
         let mut stream = TcpStream::connect_timeout(&target, Duration::from_millis(1500)).ok()?;
@@ -85,7 +92,7 @@ fn portmap() -> Value {
 
 fn ports_lead_in() -> Outcome {
     for masquerade in [true, false] {
-        let (stage, outside) = stage()?;
+        let (stage, outside) = stage_with_outside()?;
         let network = network("1.1.0", &[bridge(&stage, "br0", 41, masquerade), portmap()])?;
         let mappings = json!([
             { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
@@ -129,7 +136,7 @@ fn ports_lead_in() -> Outcome {
 }
 
 fn ports_are_one_container_s() -> Outcome {
-    let (stage, outside) = stage()?;
+    let (stage, outside) = stage_with_outside()?;
     let network = network("1.1.0", &[bridge(&stage, "br0", 42, true), portmap()])?;
     let mappings = json!([{ "hostPort": 8080, "containerPort": 80 }]);
     let (first, _) = answering(&stage, &network, "c1", &mappings)?;
@@ -164,7 +171,7 @@ fn ports_are_one_container_s() -> Outcome {
 }
 
 fn masquerade_hides() -> Outcome {
-    let (stage, outside) = stage()?;
+    let (stage, outside) = stage_with_outside()?;
     let listener = outside.run(|| TcpListener::bind("[::]:7"))??;
     thread::spawn(move || {
         while let Ok((mut stream, from)) = listener.accept() {
@@ -202,7 +209,7 @@ fn masquerade_hides() -> Outcome {
 }
 
 fn walls_keep_out() -> Outcome {
-    let (stage, outside) = stage()?;
+    let (stage, outside) = stage_with_outside()?;
     let policy = |policy: &str| json!({ "type": "firewall", "ingressPolicy": policy });
     let open = named("open", &[bridge(&stage, "br0", 46, true), policy("open"), portmap()])?;
     let same = named("same", &[bridge(&stage, "br1", 47, true), policy("same-bridge"), portmap()])?;
@@ -245,7 +252,7 @@ fn walls_keep_out() -> Outcome {
 }
 
 fn collection() -> Outcome {
-    let (stage, outside) = stage()?;
+    let (stage, outside) = stage_with_outside()?;
     let network = network(
         "1.1.0",
         &[bridge(&stage, "br0", 49, true), portmap(), json!({ "type": "firewall", "ingressPolicy": "same-bridge" })],
@@ -262,5 +269,49 @@ fn collection() -> Outcome {
     stage.on_host(|| stage.ours().gc(&network, &[]))??;
     assert_eq!(ask(&outside, "198.51.100.1:8002")?, None);
     assert!(stage.records().is_empty(), "{:?}", stage.records());
+    Ok(())
+}
+
+fn killed() -> Outcome {
+    let (stage, outside) = stage_with_outside()?;
+    let plain = named("net", &[bridge(&stage, "br0", 50, true)])?;
+    let (container, success) = answering(&stage, &plain, "c1", &json!([]))?;
+    let input = json!({
+        "cniVersion": "1.1.0", "name": "net", "type": "portmap",
+        "prevResult": success.to_json(estiba_network::cni::Version::V1_1_0)?,
+        "runtimeConfig": { "portMappings": [{ "hostPort": 8080, "containerPort": 80 }] }
+    });
+    // Ends it after that time, if it has not ended before.
+    let portmap = |verb: &str, limit: Option<Duration>| -> Outcome {
+        let path = stage.path("bin");
+        let mut command = std::process::Command::new(path.join("portmap"));
+        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).env("CNI_COMMAND", verb);
+        command.env("CNI_CONTAINERID", "c1").env("CNI_NETNS", &container.netns);
+        command.env("CNI_IFNAME", "eth0").env("CNI_PATH", &path);
+        let mut child = stage.on_host(|| command.spawn())??;
+        child.stdin.take().ok_or("no pipe")?.write_all(input.to_string().as_bytes())?;
+        if let Some(limit) = limit {
+            thread::sleep(limit);
+            child.kill()?;
+        }
+        let status = child.wait()?;
+        assert!(limit.is_some() || status.success(), "{verb}");
+        Ok(())
+    };
+    // The bridge's own records stay.
+    let own = stage.records().len();
+    let rounds = if std::env::var_os("ESTIBA_CAMPAIGN").is_some() { 1000_u32 } else { 30 };
+    for round in 0..rounds {
+        let limit = Some(Duration::from_micros(u64::from(round) % 30 * 150));
+        portmap("ADD", limit)?;
+        portmap("DEL", None)?;
+        portmap("ADD", None)?;
+        portmap("DEL", limit)?;
+        portmap("DEL", None)?;
+        assert_eq!(stage.records().len(), own, "round {round}: {:?}", stage.records());
+    }
+    assert_eq!(ask(&outside, "198.51.100.1:8080")?, None);
+    portmap("ADD", None)?;
+    assert!(ask(&outside, "198.51.100.1:8080")?.is_some());
     Ok(())
 }

@@ -3,9 +3,9 @@
 use estiba_network::cni::serde_json::{Value, json};
 use estiba_network::cni::{Runner, Success};
 
-use crate::stage::{Container, Outcome, Stage, network, plain, run, seen};
+use crate::stage::{Container, Named, Outcome, Stage, network, plain, run, seen};
 
-pub(crate) const TRIALS: [(&str, fn() -> Outcome); 8] = [
+pub(crate) const TRIALS: &[Named] = &[
     ("privileged_reference_loopback", || same(&["0.3.1", "0.4.0", "1.0.0"], |_| vec![json!({ "type": "loopback" })])),
     ("privileged_reference_bridge", || same(&["0.3.0", "0.3.1", "0.4.0", "1.0.0"], |stage| vec![bridge(stage)])),
     ("privileged_reference_bridge_without_addresses", || {
@@ -74,7 +74,9 @@ fn queues(stage: &Stage) -> Outcome<Value> {
             queue.remove("dev");
         }
     }
-    value.as_array_mut().map(|list| list.sort_by_key(Value::to_string));
+    if let Some(list) = value.as_array_mut() {
+        list.sort_by_key(Value::to_string);
+    }
     Ok(value)
 }
 

@@ -15,6 +15,9 @@ use tempfile::TempDir;
 
 pub(crate) type Outcome<T = ()> = Result<T, Failed>;
 
+/// A test with its name.
+pub(crate) type Named = (&'static str, fn() -> Outcome);
+
 /// Where Debian has the reference plugins.
 pub(crate) const REFERENCE: &str = "/usr/lib/cni";
 
@@ -58,6 +61,7 @@ impl Stage {
         Runner { path: vec![path], cache: self.path("cache"), limit: Duration::from_secs(60) }
     }
 
+    #[expect(clippy::unused_self, reason = "a container is one of a host")]
     pub(crate) fn container(&self, id: &str) -> Outcome<Container> {
         let sandbox = Sandbox::new()?;
         let netns = format!("/proc/{}/fd/{}", std::process::id(), sandbox.as_fd().as_raw_fd());
@@ -138,7 +142,6 @@ pub(crate) fn run(sandbox: &Sandbox, command: &str) -> Outcome<String> {
 
 /// What `ip -j` tells of a namespace, without what is another each time.
 pub(crate) fn seen(sandbox: &Sandbox, what: &str) -> Outcome<Value> {
-    let mut value: Value = serde_json::from_str(&run(sandbox, &format!("ip -j -d {what}"))?)?;
     fn clean(value: &mut Value) {
         match value {
             Value::Object(map) => {
@@ -184,10 +187,10 @@ pub(crate) fn seen(sandbox: &Sandbox, what: &str) -> Outcome<Value> {
                 // Link-local addresses are made of hardware addresses.
                 if let Some(Value::Array(addresses)) = map.get_mut("addr_info") {
                     addresses.retain(|address| address["scope"] != "link");
-                    addresses.iter_mut().for_each(|address| {
-                        address.as_object_mut().map(|address| address.remove("nodad"));
-                        address.as_object_mut().map(|address| address.remove("label"));
-                    });
+                    for address in addresses.iter_mut().filter_map(Value::as_object_mut) {
+                        address.remove("nodad");
+                        address.remove("label");
+                    }
                 }
                 // A bridge without a port that is up has no carrier, sooner or later.
                 map.remove("operstate");
@@ -207,6 +210,7 @@ pub(crate) fn seen(sandbox: &Sandbox, what: &str) -> Outcome<Value> {
             _ => {}
         }
     }
+    let mut value: Value = serde_json::from_str(&run(sandbox, &format!("ip -j -d {what}"))?)?;
     clean(&mut value);
     Ok(value)
 }
