@@ -221,7 +221,9 @@ impl Bridge {
         for network in networks {
             let ledger = self.ledger(network);
             locks.push(ledger.lock_shared()?);
-            let records = ledger.list()?;
+            let mut records = ledger.list()?;
+            // What is in the making sees to itself.
+            records.retain(|record| record.ready);
             if !records.is_empty() {
                 realms.push(Realm::of(network, &bridge_name(network)));
             }

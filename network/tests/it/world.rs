@@ -155,9 +155,23 @@ impl Other {
     }
 }
 
+/// A socket that was bound. The one before may live for a moment more: in a process that another trial has just forked, and
+/// that has not come to its program yet.
+fn bound<T>(bind: impl Fn() -> io::Result<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        match bind() {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            other => return other.expect("bound"),
+        }
+    }
+}
+
 /// Who a listener in `server` at `listen` sees when `client` connects to `to`; an error if nothing comes through.
 pub(crate) fn tcp(client: &Sandbox, to: &str, server: &Sandbox, listen: &str) -> io::Result<IpAddr> {
-    let listener = server.run(|| TcpListener::bind(listen)).expect("entered").expect("bound");
+    let listener = bound(|| server.run(|| TcpListener::bind(listen)).expect("entered"));
     let to: SocketAddr = to.parse().expect("an address");
     let connected = client.run(|| TcpStream::connect_timeout(&to, SHORT)).expect("entered");
     let _stream = connected.map_err(|error| io::Error::new(error.kind(), format!("{to}: {error}")))?;
@@ -176,7 +190,7 @@ pub(crate) fn tcp(client: &Sandbox, to: &str, server: &Sandbox, listen: &str) ->
 
 /// The same with a datagram there and another one back.
 pub(crate) fn udp(client: &Sandbox, to: &str, server: &Sandbox, listen: &str) -> io::Result<IpAddr> {
-    let socket = server.run(|| UdpSocket::bind(listen)).expect("entered").expect("bound");
+    let socket = bound(|| server.run(|| UdpSocket::bind(listen)).expect("entered"));
     let to: SocketAddr = to.parse().expect("an address");
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let near = client.run(|| UdpSocket::bind(any)).expect("entered").expect("bound");
