@@ -70,7 +70,7 @@ impl Bundle {
 ///
 /// A capability that nobody knows is left out: the specification wants no failure for it. And two flags of the scheduler have
 /// other names in the types than in the specification.
-fn parse(text: &[u8]) -> serde_json::Result<Spec> {
+pub(crate) fn parse(text: &[u8]) -> serde_json::Result<Spec> {
     let first = match serde_json::from_slice(text) {
         Err(error) if error.is_data() => error,
         result => return result,

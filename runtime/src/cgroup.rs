@@ -445,6 +445,19 @@ impl Cgroup {
     }
 }
 
+/// The settings and rules of `resources` on a host of each version, made and dropped.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn plan_only(resources: &LinuxResources) {
+    let current = |_: &str| Ok("max 100000".to_owned());
+    for home in [Home::V1, Home::V2, Home::Nowhere] {
+        let _ = limits::plan(resources, &|_| home, &current);
+    }
+    if let Ok(devices) = Devices::new(resources.devices().as_deref().unwrap_or_default()) {
+        let _ = program::program(&devices);
+        let _ = devices.v1().map(|exceptions| exceptions.lines());
+    }
+}
+
 /// How all processes of a cgroup are killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KillWay {

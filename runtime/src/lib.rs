@@ -7,6 +7,9 @@ mod error;
 mod exit;
 mod external;
 mod features;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod id;
 pub mod mount;
 mod native;

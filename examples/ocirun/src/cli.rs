@@ -175,6 +175,7 @@ pub(crate) struct Create {
 
 /// What is executed in a container, and how.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Exec {
     /// A unix socket that receives the terminal's descriptor.
     #[arg(long)]

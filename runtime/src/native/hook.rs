@@ -170,7 +170,9 @@ impl<'a> Hooks<'a> {
             let path = format!("/proc/{}/ns", self.record.identity.pid).into();
             // Others may be there who see it (CVE-2016-9962).
             steps.push(Step::NotDumpable);
-            steps.push(Step::Enter { slot: Slot(Slot::FIXED), kind: self.record.namespaces, path });
+            if self.record.namespaces != 0 {
+                steps.push(Step::Enter { slot: Slot(Slot::FIXED), kind: self.record.namespaces, path });
+            }
             // Only a new process is in another pid namespace.
             steps.push(Step::Fork { flags: 0 });
             if self.rooted(place) {
@@ -183,7 +185,10 @@ impl<'a> Hooks<'a> {
         }
         steps.push(Step::Execute);
         let inherited = if matches!(place, Place::Started(_)) { self.record.environment.as_slice() } else { &[] };
-        let environment = texts(hook.env().as_deref().unwrap_or(inherited))?;
+        let mut environment = texts(hook.env().as_deref().unwrap_or(inherited))?;
+        if hook.env().is_none() && !inherited.is_empty() && !inherited.iter().any(|entry| entry.starts_with("HOME=")) {
+            environment.push(c"HOME=/".to_owned());
+        }
         let plan = Plan::of_steps(steps, path, Strings::new(arguments, None), Strings::new(environment, None));
         Ok((plan, table))
     }

@@ -49,7 +49,9 @@ impl Plan {
             steps.append(&mut priorities);
         }
         let path = PathBuf::from(format!("/proc/{pid}/ns"));
-        steps.push(Step::Enter { slot: Self::FIRST_PROCESS, kind: namespaces, path });
+        if namespaces != 0 {
+            steps.push(Step::Enter { slot: Self::FIRST_PROCESS, kind: namespaces, path });
+        }
         // Only a new process is in another pid namespace.
         let forks = namespaces & NEW_PID != 0;
         if forks {

@@ -198,7 +198,7 @@ pub(crate) fn capability_warnings(process: &Process, given: u64) -> Vec<String> 
     let inheritable = set(sets.inheritable()) & given & set(sets.bounding());
     let names = |wanted: &Option<Capabilities>, lacking: u64| {
         let mut names: Vec<String> =
-            wanted.iter().flatten().filter(|c| lacking & 1 << number(**c) != 0).map(ToString::to_string).collect();
+            wanted.iter().flatten().filter(|c| lacking & 1 << number(**c) != 0).map(|c| format!("CAP_{c}")).collect();
         names.sort_unstable();
         names
     };

@@ -215,7 +215,7 @@ impl fmt::Display for Step {
             Self::Sysctl { path, .. } => write!(f, "linux.sysctl: write {}", text(path)),
             Self::PrivateProc => f.write_str("make a procfs of its own"),
             Self::PrivateMounts => f.write_str("make the mounts private"),
-            Self::TakeRoot => f.write_str("open the root"),
+            Self::TakeRoot => f.write_str("take the root"),
             Self::AttachRoot { at, .. } => write!(f, "mount the root at {}", text(at)),
             Self::Mount(filesystem) => write!(f, "mount {} at {}", text(&filesystem.kind), filesystem.target.show()),
             Self::Bind { target, .. } => write!(f, "bind at {}", target.show()),

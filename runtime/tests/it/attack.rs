@@ -14,6 +14,7 @@ use crate::sandbox::{Outcome, Sandbox, privileged, same};
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         privileged("cve_2019_5736_host_program_is_not_executed", host_program),
+        privileged("cve_2019_5736_a_program_that_changes_during_the_wait", changed_program),
         privileged("cve_2019_19921_proc_and_sys_are_no_links", linked_proc),
         privileged("cve_2019_16884_nothing_is_mounted_over_proc", over_proc),
         privileged("cve_2021_30465_racing_links_stay_inside", racing_target),
@@ -80,6 +81,43 @@ fn host_program() -> Outcome {
     same(owner, 0)?;
     sandbox.native.delete(&sandbox.id, estiba_runtime::DeleteMode::Force)?;
     estiba_runtime::wait(std::os::fd::AsFd::as_fd(&created.pidfd), created.pid)?;
+    Ok(())
+}
+
+/// Another container writes to the same folder while this one waits for its start.
+fn changed_program() -> Outcome {
+    for openat2 in [true, false] {
+        let mut sandbox = Sandbox::with_features(Features { openat2, ..Features::probe() });
+        let program = sandbox.rootfs().join("bin/program");
+        let script = "#!/bin/sh\nexit 5\n";
+        let change = |to: &str| -> std::io::Result<()> {
+            fs::remove_file(&program)?;
+            if to.starts_with('#') {
+                fs::write(&program, to)?;
+                return fs::set_permissions(&program, fs::Permissions::from_mode(0o755));
+            }
+            symlink(to, &program)
+        };
+        sandbox.spec["process"]["args"] = json!(["program", "--version"]);
+        for to in ["/proc/self/exe", "/proc/1/exe", "#!/proc/self/exe\n", script] {
+            if program.symlink_metadata().is_ok() {
+                fs::remove_file(&program)?;
+            }
+            fs::write(&program, script)?;
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+            let (created, _out, _err) = sandbox.create()?;
+            change(to)?;
+            let started = sandbox.native.start(&sandbox.id);
+            let status = estiba_runtime::wait(std::os::fd::AsFd::as_fd(&created.pidfd), created.pid)?;
+            sandbox.native.delete(&sandbox.id, estiba_runtime::DeleteMode::Force)?;
+            if to == script {
+                same((started.is_ok(), status), (true, estiba_runtime::ExitStatus::Exited(5)))?;
+            } else {
+                let refused = matches!(started, Err(Error::NotExecutable { .. } | Error::ExecutableNotFound { .. }));
+                same((to, refused), (to, true))?;
+            }
+        }
+    }
     Ok(())
 }
 

@@ -552,7 +552,7 @@ fn v2_refused() -> Outcome {
     }
     for (value, want) in table {
         match Cgroup::create(&hierarchies, &name(), Some(&resources(value.clone())?)) {
-            Err(Error::UnsupportedField { field, .. }) if field == want => {}
+            Err(Error::InvalidSpec { field, .. } | Error::UnsupportedField { field, .. }) if field == want => {}
             other => return Err(format!("{value}: {other:?}").into()),
         }
     }

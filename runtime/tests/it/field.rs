@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
@@ -33,6 +33,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         privileged("field_ambient_needs_inheritable", ambient),
         privileged("field_what_was_mounted_before_can_be_bound", own_source),
         privileged("field_without_root_somebody_maps_himself", rootless),
+        with(
+            "/usr/bin/newuidmap",
+            "needs uidmap",
+            "field_without_root_others_are_mapped_by_newuidmap",
+            subordinate_ids,
+        ),
         with_ip("field_devices_of_the_network_move", net_devices),
         privileged("field_calls_are_asked_about", notification),
         privileged("field_added_processes_ask_too", added_notification),
@@ -42,8 +48,12 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// One that makes devices with `ip`.
 fn with_ip(name: &str, run: fn() -> Outcome) -> Trial {
+    with("/usr/sbin/ip", "needs iproute2", name, run)
+}
+
+fn with(program: &str, reason: &str, name: &str, run: fn() -> Outcome) -> Trial {
     let trial = privileged(name, run);
-    if Path::new("/usr/sbin/ip").exists() { trial } else { trial.with_ignored_flag(true).with_kind("needs iproute2") }
+    if Path::new(program).exists() { trial } else { trial.with_ignored_flag(true).with_kind(reason) }
 }
 
 /// Adds a user namespace.
@@ -578,6 +588,66 @@ fn own_source() -> Outcome {
         Err(Error::Setup { source, .. }) => same(source.raw_os_error(), Some(libc::ENOENT)),
         other => Err(format!("{other:?}").into()),
     }
+}
+
+/// An unprivileged user with a range in /etc/subuid, of a mount namespace of its own: `newuidmap` and `newgidmap` map it.
+fn subordinate_ids() -> Outcome {
+    let mut sandbox = Sandbox::new();
+    let own = Command::new("chown").arg("-R").arg("1000:1000").arg(sandbox.outside()).status()?;
+    same(own.success(), true)?;
+    sandbox.spec["linux"]["namespaces"].as_array_mut().expect("a list").push(json!({"type": "user"}));
+    for kind in ["uidMappings", "gidMappings"] {
+        sandbox.spec["linux"][kind] = json!([
+            {"containerID": 0, "hostID": 1000, "size": 1},
+            {"containerID": 1, "hostID": 200_000, "size": 500},
+        ]);
+    }
+    let mounts = sandbox.spec["mounts"].as_array_mut().expect("a list");
+    mounts.pop();
+    sandbox.script("busybox awk '{print $1, $2, $3}' /proc/self/uid_map; touch /new && busybox chown 5:6 /new && stat -c %u:%g /new");
+    let etc = tempfile::tempdir()?;
+    let thread = thread::spawn(move || -> Outcome {
+        use nix::mount::{MsFlags, mount};
+        // SAFETY: about this thread alone, which ends.
+        same(unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_FS) }, 0)?;
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        let (upper, work) = (etc.path().join("upper"), etc.path().join("work"));
+        fs::create_dir(&upper)?;
+        fs::create_dir(&work)?;
+        let options = format!("lowerdir=/etc,upperdir={},workdir={}", upper.display(), work.display());
+        mount(Some("overlay"), "/etc", Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
+        let name = "estiba-test";
+        for (file, line) in [
+            ("passwd", format!("{name}:x:1000:1000::/:/bin/sh\n")),
+            ("group", format!("{name}:x:1000:\n")),
+            ("subuid", format!("{name}:200000:500\n")),
+            ("subgid", format!("{name}:200000:500\n")),
+        ] {
+            let file = Path::new("/etc").join(file);
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            fs::write(file, line + &text)?;
+        }
+        for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
+            // SAFETY: plain numbers, about this thread alone.
+            same(unsafe { libc::syscall(call, 1000, 1000, 1000) }, 0)?;
+        }
+        // SAFETY: plain numbers. It was taken away with the user.
+        same(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) }, 0)?;
+        same(sandbox.output()?.as_str(), "0 1000 1\n1 200000 500\n5:6\n")?;
+        let new = fs::metadata(sandbox.rootfs().join("new"))?;
+        same((new.uid(), new.gid()), (200_004, 200_005))?;
+        // One more than was given.
+        sandbox.spec["linux"]["uidMappings"][1]["size"] = json!(501);
+        match sandbox.create() {
+            Err(Error::InvalidSpec { field, reason }) => {
+                same((field.as_str(), reason.contains("newuidmap")), ("linux.uidMappings", true))?;
+            }
+            other => return Err(format!("{other:?}").into()),
+        }
+        same(sandbox.native.list()?.len(), 0)
+    });
+    thread.join().map_err(|_| "the thread panicked")?
 }
 
 /// A thread that becomes user 1000 for good: the kernel's calls, unlike those of the C library, are about one thread.

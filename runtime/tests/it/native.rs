@@ -531,7 +531,7 @@ fn hooks() -> Outcome {
     let log = fs::read_to_string(&log)?;
     let ran: Vec<Vec<&str>> = log.lines().map(|line| line.split(' ').collect()).collect();
     for (line, (name, status, in_host)) in ran.iter().zip([
-        ("prestart", "creating", true),
+        ("prestart", "created", true),
         ("createRuntime", "creating", true),
         ("createContainer", "creating", false),
         ("poststart", "running", true),
