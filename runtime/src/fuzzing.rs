@@ -154,7 +154,7 @@ mod tests {
     fn trial(good: &[&[u8]], take: fn(&[u8])) {
         let rounds = std::env::var("ESTIBA_RANDOM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3000);
         for seed in 1..=rounds {
-            let mut dice = Dice(seed * 0x9e37_79b9_7f4a_7c15);
+            let mut dice = Dice(u64::wrapping_mul(seed, 0x9e37_79b9_7f4a_7c15));
             let good = good.get(dice.below(good.len())).copied().unwrap_or_default();
             let bytes = damaged(good, &mut dice);
             let result = std::panic::catch_unwind(|| take(&bytes));

@@ -699,7 +699,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_joined_user_namespace_comes_first_and_forks() {
+    fn a_joined_user_namespace_comes_last_and_forks() {
         let kinds = [(Kind::Network, Some("/n")), (Kind::User, Some("/u")), (Kind::Mount, None), (Kind::Uts, None)];
         let plan = Plan::new(&spec(&kinds), &host()).expect("a plan");
         assert!(plan.forks && !plan.mappings && plan.in_user_namespace);
@@ -712,7 +712,8 @@ pub(crate) mod tests {
                 _ => None,
             })
             .collect();
-        assert_eq!(paths, [(1, Some("/u")), (0, Some("/n"))]);
+        // The network's owner may be another.
+        assert_eq!(paths, [(0, Some("/n")), (1, Some("/u"))]);
         let fork = place(&plan, |step| matches!(step, Step::Fork { flags } if *flags == NEW_MOUNT | NEW_UTS));
         assert!(fork < place(&plan, |step| matches!(step, Step::BecomeRoot { .. })));
     }
@@ -755,7 +756,11 @@ pub(crate) mod tests {
             Err(Error::Kernel { purpose, .. }) => purpose,
             other => format!("{other:?}"),
         };
-        assert_eq!(field(&spec(&[]), &host()), "linux.namespaces");
+        assert_eq!(field(&spec(&[]), &host()), "linux.namespaces: a container without a mount namespace of its own");
+        let mut nested = host();
+        nested.nested = true;
+        assert_eq!(field(&spec(&[]), &nested), "hostname");
+        assert_eq!(field(&spec(&[(Kind::User, Some("/u"))]), &nested), "linux.namespaces");
         assert_eq!(field(&spec(&[(Kind::Mount, None)]), &host()), "hostname");
         assert_eq!(field(&spec(&[(Kind::Mount, None), (Kind::Mount, None)]), &host()), "linux.namespaces[1]");
         let mut settings = spec(&USUAL);

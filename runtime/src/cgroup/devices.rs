@@ -448,7 +448,8 @@ pub(super) mod tests {
             };
             expressed += 1;
             for node in grid() {
-                for bits in 1..=7 {
+                // The kernel asks for the making of a node by itself: devcgroup_inode_mknod().
+                for bits in [1, 2, 4, 6] {
                     let want = by_the_book(&rules, node).contains(Access(bits));
                     assert_eq!(v1_allows(&state, node, Access(bits)), want, "{node} {} of {rules:?}", Access(bits));
                 }
@@ -472,7 +473,7 @@ pub(super) mod tests {
         };
         let usual = lines(&["-a *:* rwm", "+c 10:229 rw"]);
         assert_eq!(usual[0], "-a");
-        assert!(usual.contains(&"+c 10:229 rwm".to_owned()), "{usual:?}");
+        assert!(usual[1] == "+c 10:229 rw", "{usual:?}");
         assert!(usual.contains(&"+c 1:3 rwm".to_owned()), "{usual:?}");
         assert!(usual.contains(&"+b *:* m".to_owned()), "{usual:?}");
         assert_eq!(lines(&["+a *:* rwm"]), ["+a"]);
@@ -488,7 +489,7 @@ pub(super) mod tests {
         };
         let (before, after) = (state(&["+c 10:229 rw"]), state(&["+b 7:0 r"]));
         let lines = after.lines_from(&list(&before));
-        assert_eq!(lines, [Line::Deny("c 10:229 rwm".into()), Line::Allow("b 7:0 rm".into())]);
+        assert_eq!(lines, [Line::Deny("c 10:229 rw".into()), Line::Allow("b 7:0 r".into())]);
         assert_eq!(after.lines_from(&list(&after)), []);
         assert_eq!(after.lines_from("a *:* rwm\n"), after.lines());
     }
