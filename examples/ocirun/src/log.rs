@@ -50,7 +50,11 @@ fn aside(cli: &Cli, level: &str, message: &str) {
 
 /// A program that cannot be executed, in the words that engines look for.
 fn of_the_program(error: &estiba_runtime::Error) -> Option<String> {
-    use estiba_runtime::Error::{ExecutableNotFound, NotExecutable};
+    use estiba_runtime::Error::{ExecutableNotFound, InterpreterNotFound, NotExecutable};
+    if let InterpreterNotFound { executable, interpreter } = error {
+        let named = if interpreter.is_empty() { String::new() } else { format!(" {interpreter}") };
+        return Some(format!("exec {executable}: no such file or directory (its interpreter{named} is not there)"));
+    }
     let (ExecutableNotFound { executable, source } | NotExecutable { executable, source }) = error else { return None };
     if matches!(error, ExecutableNotFound { .. }) && !executable.contains('/') {
         return Some(format!("exec: {executable:?}: executable file not found in $PATH"));

@@ -213,7 +213,9 @@ fn life() -> Outcome {
 fn executables() -> Outcome {
     let bundle = Bundle::new(false, "")?;
     let mut config: Value = serde_json::from_slice(&fs::read(bundle.path("config.json"))?)?;
-    for (program, code, words) in [("nothing", 127, "no such file or directory"), ("/bin", 126, "is a directory")] {
+    for (program, code, words) in
+        [("nothing", 127, "executable file not found in $path"), ("/bin", 126, "exec /bin: is a directory")]
+    {
         config["process"]["args"] = json!([program]);
         fs::write(bundle.path("config.json"), serde_json::to_vec(&config)?)?;
         let output = bundle.run()?;
@@ -366,8 +368,8 @@ fn exec() -> Outcome {
     let zero = "0000000000000000";
     same(&text(&caps.stdout), &format!("CapInh:\t{zero}\nCapEff:\t0000000020002420\nCapAmb:\t{zero}\n"))?;
     for (arguments, code, words) in [
-        (&["exec", &bundle.id, "nothing"][..], 127, "not found in $PATH"),
-        (&["exec", &bundle.id, "/bin"], 126, "not executable"),
+        (&["exec", &bundle.id, "nothing"][..], 255, "not found in $PATH"),
+        (&["exec", &bundle.id, "/bin"], 255, "exec /bin: is a directory"),
         (&["exec", "nobody", "true"], 255, "container nobody does not exist"),
         (&["exec", &bundle.id], 255, "no program"),
         (&["exec", "--user", "root", &bundle.id, "true"], 255, "no user"),
