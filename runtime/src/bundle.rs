@@ -36,13 +36,18 @@ pub enum Root {
 impl Bundle {
     /// Reads `path/config.json`. A relative `root.path` starts at `path`.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        Self::load_with(path, "config.json")
+    }
+
+    /// As [`Bundle::load`], with the configuration from another file. A relative one starts at `path`.
+    pub fn load_with(path: impl AsRef<Path>, config: impl AsRef<Path>) -> Result<Self> {
         let given = path.as_ref();
         let io = |operation, path: &Path| {
             let path = path.to_owned();
             move |source| Error::Io { operation, path, source }
         };
         let path = fs::canonicalize(given).map_err(io("open the bundle", given))?;
-        let config = path.join("config.json");
+        let config = path.join(config);
         let file = fs::File::open(&config).map_err(io("open", &config))?;
         let mut text = Vec::new();
         file.take(LARGEST_CONFIG + 1).read_to_end(&mut text).map_err(io("read", &config))?;

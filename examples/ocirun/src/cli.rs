@@ -23,8 +23,25 @@ pub(crate) struct Cli {
     /// Refused: cgroups are not made through systemd.
     #[arg(long, global = true, hide = true)]
     pub(crate) systemd_cgroup: bool,
+    /// Who makes cgroups: this program itself, through their files.
+    #[arg(long, global = true, hide = true)]
+    pub(crate) cgroup_manager: Option<CgroupManager>,
+    /// Accepted for callers that give it: whether there are privileges is seen by itself.
+    #[arg(long, global = true, hide = true)]
+    pub(crate) rootless: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CgroupManager {
+    /// This program.
+    Cgroupfs,
+    /// Refused.
+    Systemd,
+    /// Refused.
+    Disabled,
 }
 
 /// The form of messages.
@@ -153,6 +170,9 @@ pub(crate) struct Create {
     /// The bundle's folder; the current one by default.
     #[arg(long, short)]
     pub(crate) bundle: Option<PathBuf>,
+    /// The configuration, if it is not the bundle's config.json.
+    #[arg(long, short = 'f')]
+    pub(crate) config: Option<PathBuf>,
     /// A unix socket that receives the terminal's descriptor.
     #[arg(long)]
     pub(crate) console_socket: Option<PathBuf>,

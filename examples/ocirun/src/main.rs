@@ -28,7 +28,7 @@ use estiba_runtime::{
     RootSwitch, Runtime, Stdio, inherited_fds, seccomp,
 };
 
-use cli::{Cli, Command, Create};
+use cli::{CgroupManager, Cli, Command, Create};
 
 type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
@@ -59,8 +59,15 @@ fn main() -> ExitCode {
 }
 
 fn execute(cli: &Cli) -> Result<ExitCode> {
-    if cli.systemd_cgroup {
-        return Err("--systemd-cgroup: cgroups are not made through systemd".into());
+    let manager = if cli.systemd_cgroup { Some(CgroupManager::Systemd) } else { cli.cgroup_manager };
+    match manager {
+        Some(CgroupManager::Systemd) => {
+            return Err("--systemd-cgroup: cgroups are not made through systemd: leave it away, or choose the cgroup driver cgroupfs".into());
+        }
+        Some(CgroupManager::Disabled) => {
+            return Err("--cgroup-manager=disabled: each container has a cgroup here: choose cgroupfs".into());
+        }
+        Some(CgroupManager::Cgroupfs) | None => {}
     }
     let native = || Native::new(&cli.root);
     match &cli.command {
@@ -137,7 +144,10 @@ fn create(cli: &Cli, native: &Native, arguments: &Create) -> Result<Made> {
 fn load(cli: &Cli, arguments: &Create) -> Result<(ContainerId, Bundle)> {
     let id: ContainerId = arguments.id.parse()?;
     let bundle = arguments.bundle.as_deref().unwrap_or(Path::new("."));
-    let bundle = Bundle::load(bundle)?;
+    let bundle = match &arguments.config {
+        Some(config) => Bundle::load_with(bundle, std::path::absolute(config)?),
+        None => Bundle::load(bundle),
+    }?;
     let namespaces = bundle.spec.linux().iter().filter_map(|linux| linux.namespaces().as_deref()).flatten();
     let mut pids = namespaces.filter(|namespace| namespace.typ() == LinuxNamespaceType::Pid);
     if pids.next().is_none_or(|namespace| namespace.path().is_some()) {
