@@ -26,6 +26,8 @@ pub(crate) enum Action {
     Process(Vec<String>),
     /// Whole processes one after the other, whose times are added.
     Steps(Vec<Vec<String>>),
+    /// A whole process, and another one after it, whose time does not count.
+    Undone { argv: Vec<String>, undo: Vec<String> },
     /// The same process many times at once, until the last has ended.
     AtOnce { argv: Vec<String>, count: usize },
     /// The kernel's floor.
@@ -42,7 +44,7 @@ impl Action {
     fn request(&self, id: &str, start: Start) -> Option<Request> {
         let named = |argv: &[String]| argv.iter().map(|argument| argument.replace("{id}", id)).collect::<Vec<_>>();
         match self {
-            Self::Process(argv) => Some(Request::Run { argv: named(argv), start }),
+            Self::Process(argv) | Self::Undone { argv, .. } => Some(Request::Run { argv: named(argv), start }),
             Self::Steps(steps) => Some(Request::Steps { steps: steps.iter().map(|argv| named(argv)).collect() }),
             Self::AtOnce { argv, count } => Some(Request::AtOnce { argv: argv.clone(), count: *count }),
             Self::Engine(call) => Some(Request::Engine(call.clone())),
@@ -57,7 +59,7 @@ impl Action {
     /// As the report shows it.
     pub(crate) fn command(&self) -> String {
         match self {
-            Self::Process(argv) => argv.join(" "),
+            Self::Process(argv) | Self::Undone { argv, .. } => argv.join(" "),
             Self::Steps(steps) => steps.iter().map(|argv| argv.join(" ")).collect::<Vec<_>>().join(" && "),
             Self::AtOnce { argv, count } => format!("{count} times at once: {}", argv.join(" ")),
             Self::Engine(call) => format!("in process, {call:?}"),
@@ -78,16 +80,27 @@ pub(crate) struct Group {
 
 impl Group {
     /// Runs all contenders in turn: A B C A B C …
-    pub(crate) fn measure(mut self, stations: &mut [Station], rounds: usize, peaks: usize) -> io::Result<Table> {
+    pub(crate) fn measure(self, stations: &mut [Station], rounds: usize, peaks: usize) -> io::Result<Table> {
+        // Two rounds to warm up, which also show who cannot run.
+        self.measure_after(2, stations, rounds, peaks)
+    }
+
+    /// The same with another number of rounds to warm up.
+    pub(crate) fn measure_after(
+        mut self,
+        warm: usize,
+        stations: &mut [Station],
+        rounds: usize,
+        peaks: usize,
+    ) -> io::Result<Table> {
         let mut runs = 0;
         let mut times: Vec<Vec<Sample>> = self.contenders.iter().map(|_| Vec::new()).collect();
         let mut memory: Vec<Vec<f64>> = self.contenders.iter().map(|_| Vec::new()).collect();
-        // Two rounds to warm up, which also show who cannot run.
-        for round in 0..rounds + 2 {
+        for round in 0..rounds + warm {
             for (contender, times) in self.contenders.iter_mut().zip(&mut times) {
                 runs += 1;
                 match contender.run(self.name, runs, Start::Spawn, stations)? {
-                    Ok(Some(sample)) if round >= 2 => times.push(sample),
+                    Ok(Some(sample)) if round >= warm => times.push(sample),
                     Ok(_) => {}
                     Err(reason) => contender.action = Action::Absent(reason),
                 }
@@ -156,7 +169,11 @@ impl Contender {
             let Action::Absent(reason) = &self.action else { return Ok(Ok(None)) };
             return Ok(Err(reason.clone()));
         };
-        Ok(match stations[self.station].ask(&request)? {
+        let answer = stations[self.station].ask(&request)?;
+        if let Action::Undone { undo, .. } = &self.action {
+            stations[self.station].ask(&Request::Run { argv: undo.clone(), start: Start::Spawn })?;
+        }
+        Ok(match answer {
             Answer::Ran(sample) if sample.status == 0 => Ok(Some(sample)),
             Answer::Ran(sample) => {
                 let said = if sample.stderr.is_empty() { &sample.stdout } else { &sample.stderr };

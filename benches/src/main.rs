@@ -24,6 +24,7 @@ mod machine;
 mod network;
 mod payload;
 mod place;
+mod pull;
 mod report;
 mod rows;
 mod station;
@@ -47,6 +48,9 @@ struct Arguments {
     /// How often each runs for its peak memory
     #[arg(long, default_value_t = 5)]
     peaks: usize,
+    /// The image for the row `pull`, in a registry that speaks plain HTTP on loopback
+    #[arg(long, value_name = "REFERENCE")]
+    image: Option<String>,
     /// Write the figures to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -124,9 +128,13 @@ fn measure(arguments: &Arguments) -> io::Result<()> {
         rounds: (arguments.rounds, arguments.peaks),
         containers: arguments.containers,
         engines: None,
+        image: arguments.image.clone(),
     };
     let all = RowName::value_variants();
-    let rows = if arguments.rows.is_empty() { all } else { &arguments.rows };
+    // Without an image there is nothing to pull.
+    let all: Vec<RowName> =
+        all.iter().copied().filter(|row| *row != RowName::Pull || arguments.image.is_some()).collect();
+    let rows = if arguments.rows.is_empty() { &all } else { &arguments.rows };
     let measured = rows.iter().map(|row| {
         let table = yard.table(*row)?;
         write!(io::stdout(), "{table}")?;

@@ -44,6 +44,8 @@ pub(crate) enum RowName {
     Daemon,
     /// Attach and detach of a network namespace with a published port, by calls of estiba-network
     Network,
+    /// Pull and unpack of the image that `--image` names, into an empty place
+    Pull,
 }
 
 /// What the rows are made from.
@@ -64,6 +66,8 @@ pub(crate) struct Yard {
     pub(crate) containers: usize,
     /// The engines, once they were prepared.
     pub(crate) engines: Option<Vec<Engine>>,
+    /// What is pulled.
+    pub(crate) image: Option<String>,
 }
 
 /// Whether docker is measured, for which its daemon has to be started.
@@ -91,6 +95,7 @@ impl Yard {
             RowName::Shim => return self.shim(),
             RowName::Daemon => return self.daemon(),
             RowName::Network => return self.network(),
+            RowName::Pull => return self.pull(),
         };
         group.measure(&mut self.stations, self.rounds.0, self.rounds.1)
     }

@@ -22,7 +22,7 @@ use crate::layout::Part;
 use crate::{Error, Result};
 
 /// How many parts of a body wait for the disk.
-const QUEUE: usize = 16;
+const QUEUE: usize = 8;
 /// Less than this for as long as the idle timeout is as good as silence, in bytes a second.
 const SLOWEST: u64 = 64;
 /// A connection that brought this many bytes before it broke was worth the try.
