@@ -101,7 +101,7 @@ fn a_collection_removes_parts() {
 
 fn one_process_fetches_and_others_wait() {
     let (server, made) = with_layer(|_, reply| {
-        std::thread::sleep(Duration::from_millis(500));
+        std::thread::sleep(Duration::from_millis(100));
         reply
     });
     let place = Place::new();

@@ -14,6 +14,7 @@ mod mutations;
 mod random;
 mod snapshots;
 mod tree;
+mod umoci;
 mod volumes;
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -64,6 +65,7 @@ fn main() {
     trials.extend(mutations::trials());
     trials.extend(random::trials());
     trials.extend(snapshots::trials());
+    trials.extend(umoci::trials());
     trials.extend(volumes::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

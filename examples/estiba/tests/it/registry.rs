@@ -7,13 +7,14 @@ use std::process::{Child, Command, Stdio};
 use libtest_mimic::Trial;
 
 use crate::home::{Home, Result, until};
-use crate::image::{Layout, OS_RELEASE, busybox};
+use crate::image::{Layer, Layout, OS_RELEASE, busybox};
 use crate::need::{Need, find, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let needs = [Need::Busybox, Need::Program("docker-registry")];
     vec![
         trial("images_come_from_a_registry_and_go_to_it", &needs, pull_and_push),
+        trial("pulls_that_are_killed_leave_nothing_half", &needs, killed_pulls),
         trial("a_login_is_kept_and_forgotten", &needs, login),
     ]
 }
@@ -99,6 +100,74 @@ fn pull_and_push(home: &Home) -> Result {
     }
     drop(registry);
     Ok(fs::remove_dir_all(home.folder().join("registry"))?)
+}
+
+/// Two pulls of one image at once are killed at random moments. The next one succeeds, and what is there then is whole: blobs
+/// by an independent sha256, the tree by what it says.
+fn killed_pulls(home: &Home) -> Result {
+    let registry = Registry::start(home, "")?;
+    let mut state = 99_u64;
+    let mut noise = |length: usize| -> Vec<u8> {
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        };
+        std::iter::repeat_with(&mut next).take(length).collect()
+    };
+    let mut layers = vec![busybox()?];
+    for at in 0..4 {
+        let mut layer = Layer::new().folder("data/")?.file("data/.wh.last", 0o644, b"")?;
+        for file in 0..100 {
+            layer = layer.file(&format!("data/{at}-{file}"), 0o644, &noise(20_000))?;
+        }
+        layers.push(layer.file("data/kept", 0o644, format!("{at}").as_bytes())?.tar()?);
+    }
+    let layout = Layout::write(&home.folder().join("layout"), &layers)?;
+    home.run(&["run", "--rm", &layout.reference(), "true"])?.expect_status(0)?;
+    let (id, name) = (id_of_busybox(home)?, format!("{}/big:1", registry.host));
+    home.run(&["tag", &id, &name])?.expect_status(0)?;
+    home.run(&["push", "-q", &name])?.expect_status(0)?;
+    home.run(&["rmi", "-f", &id])?.expect_status(0)?;
+    let begun = std::time::Instant::now();
+    home.run(&["pull", "-q", &name])?.expect_status(0)?;
+    let whole = begun.elapsed();
+    let rounds = if crate::need::campaign() { 100 } else { 8 };
+    for round in 0..rounds {
+        home.run(&["rmi", "-f", &name])?.expect_status(0)?;
+        let mut pulls =
+            (0..2).map(|_| home.command(&["pull", "-q", &name]).spawn()).collect::<std::io::Result<Vec<_>>>()?;
+        // From before the first byte to after the last.
+        std::thread::sleep(whole * (1 + round * 7 % rounds) / rounds);
+        for pull in &mut pulls {
+            pull.kill()?;
+            pull.wait()?;
+        }
+        blobs_are_whole(home)?;
+        home.run(&["pull", "-q", &name])?.expect_status(0)?;
+        blobs_are_whole(home)?;
+        let said = "test -e /data/last || cat /data/kept; ls /data | wc -l";
+        home.run(&["run", "--rm", "--pull", "never", &name, "sh", "-c", said])?.expect_out("3401\n")?;
+        for folder in ["leases/overlay", "snapshots/overlay/active", "snapshots/overlay/tmp", "content/ingest"] {
+            let left = fs::read_dir(home.root().join(folder))?.count();
+            assert_eq!(left, 0, "round {round}: {folder}");
+        }
+    }
+    drop(registry);
+    Ok(fs::remove_dir_all(home.folder().join("registry"))?)
+}
+
+/// Every blob that is visible is what its name says.
+fn blobs_are_whole(home: &Home) -> Result {
+    use sha2::Digest as _;
+    for entry in fs::read_dir(home.root().join("content/blobs/sha256"))? {
+        let entry = entry?;
+        let digest: String =
+            sha2::Sha256::digest(fs::read(entry.path())?).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(entry.file_name().to_string_lossy(), digest);
+    }
+    Ok(())
 }
 
 fn login(home: &Home) -> Result {
