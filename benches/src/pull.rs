@@ -3,8 +3,9 @@
 use std::io;
 
 use crate::contender::{Action, Contender, Group};
+use crate::place::Place;
 use crate::report::Table;
-use crate::rows::{Yard, text};
+use crate::rows::{Docker, Yard, text};
 
 /// Rounds before those that count. Each costs the whole image on disk: nothing is deleted before the end, since file systems
 /// are slow for minutes where many files were just deleted.
@@ -19,6 +20,10 @@ impl Yard {
         };
         let mut contenders = Vec::new();
         for station in 0..self.stations.len() {
+            // Cgroups do not matter here.
+            if *self.stations[station].place() == Place::V1 {
+                continue;
+            }
             let home = |part: &str| text(&self.work.join(format!("{{id}}-{part}")));
             let (root, state) = (home("root"), home("run"));
             let (layout, bundle) = (home("layout"), home("bundle"));
@@ -40,7 +45,8 @@ impl Yard {
             let program = self.find("podman", station)?;
             contenders.push(self.contender("podman", program, station, &podman)?);
         }
-        for engine in self.engines()?.into_iter().filter(|engine| engine.name == "docker") {
+        let engines = if self.docker == Docker::Start { self.engines()? } else { Vec::new() };
+        for engine in engines.into_iter().filter(|engine| engine.name == "docker") {
             let words = engine.words(&["pull", "--quiet", &image]);
             let mut contender = self.contender(engine.name, engine.program.clone(), engine.station, &words)?;
             if let Action::Process(argv) = contender.action {

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "registry")]
+mod arrivals;
 mod bundle;
 mod changes;
 mod config;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use estiba_image::{Lease, Platform, Progress, Pulled, Push, Reference, Registry, Taps};
 use oci_spec::image::Descriptor;
 
+use crate::arrivals::{self, Arrivals};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::folder::FolderLock;
 use crate::images::Image;
-use crate::unpack::{self, Arrivals};
 
 impl Engine {
     /// Fetches an image for this machine's platform from a registry, and gives it the reference's name. What is there is not fetched.
@@ -30,7 +30,7 @@ impl Engine {
         let _end = End(Arc::clone(&arrivals));
         let unpacking = {
             let (arrivals, name) = (Arc::clone(&arrivals), reference.familiar());
-            self.blocking(move |inner| unpack::while_it_comes(&name, &arrivals, &inner.room()))
+            self.blocking(move |inner| arrivals::while_it_comes(&name, &arrivals, &inner.room()))
         };
         let platform = Platform::host();
         let (pulled, unpacked) = {

@@ -1,16 +1,15 @@
 //! Unpack: an image's layers become committed snapshots, named by their chain ids. Here image and storage meet.
 
-use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
 use estiba_image::{ContentStore, Follower, Layout, Platform, Provider, Verified};
 use estiba_storage::layer::{self, Compression, Limits, Target};
 use estiba_storage::{Key, Name, SnapshotId, Snapshotter};
-use oci_spec::image::Digest;
+use oci_spec::image::Descriptor;
 
 use crate::error::{Error, Result};
 use crate::folder::{self, FolderLock};
@@ -43,12 +42,12 @@ pub(crate) struct Room {
 pub(crate) fn ensure(image: &Image, room: &Room) -> Result<Unpacked> {
     let loaded = load(image, &room.content)?;
     let chain = chain(&image.name, &loaded)?;
-    layers(&image.name, &loaded, &chain, room, &Sources::Stored)?;
+    layers(&image.name, &loaded, &chain, room, &Stored)?;
     Ok(Unpacked { top: chain.last().cloned(), defaults: defaults(&loaded) })
 }
 
 /// The names of the snapshots of an image's layers, the lowest first.
-fn chain(name: &str, image: &estiba_image::Image) -> Result<Vec<Name>> {
+pub(crate) fn chain(name: &str, image: &estiba_image::Image) -> Result<Vec<Name>> {
     let ids = image.chain_ids();
     let names = ids.iter().map(|id| id.to_string().parse());
     names.collect::<std::result::Result<_, estiba_storage::Error>>().map_err(|source| Error::Snapshot {
@@ -59,11 +58,24 @@ fn chain(name: &str, image: &estiba_image::Image) -> Result<Vec<Name>> {
 }
 
 /// Where the bytes of layers are.
-pub(crate) enum Sources<'a> {
-    /// All in the content store.
-    Stored,
-    /// On their way.
-    Coming(&'a Arrivals),
+pub(crate) trait Sources: Sync {
+    /// Where this layer is; waits for it.
+    fn take(&self, layer: &Descriptor, done: &Done) -> Result<Source>;
+
+    /// Lets those who wait look at `done` again.
+    fn wake(&self);
+}
+
+/// All in the content store.
+#[derive(Debug)]
+struct Stored;
+
+impl Sources for Stored {
+    fn take(&self, _: &Descriptor, _: &Done) -> Result<Source> {
+        Ok(Source::Stored)
+    }
+
+    fn wake(&self) {}
 }
 
 /// Unpacks the layers that are no snapshots yet, side by side where the snapshotter can.
@@ -72,7 +84,7 @@ pub(crate) fn layers(
     image: &estiba_image::Image,
     chain: &[Name],
     room: &Room,
-    sources: &Sources<'_>,
+    sources: &dyn Sources,
 ) -> Result<()> {
     // The top stands on all others: if it is there, they are.
     if chain.last().is_none_or(|top| exists(&*room.snapshotter, top)) {
@@ -119,7 +131,7 @@ fn exists(snapshotter: &dyn Snapshotter, name: &Name) -> bool {
 
 /// How far an image is unpacked.
 #[derive(Debug)]
-struct Done {
+pub(crate) struct Done {
     state: Mutex<Progress>,
     changed: Condvar,
 }
@@ -142,6 +154,12 @@ impl Done {
         state.failed.is_none()
     }
 
+    /// Whether something has gone wrong.
+    #[cfg(feature = "registry")]
+    pub(crate) fn has_failed(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).failed.is_some()
+    }
+
     fn is_below_done(&self, position: usize) -> bool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).done >= position
     }
@@ -161,7 +179,7 @@ impl Done {
 struct Work<'a> {
     image: &'a str,
     room: &'a Room,
-    sources: &'a Sources<'a>,
+    sources: &'a dyn Sources,
     /// The snapshot's name and the layer.
     layers: Vec<(&'a Name, &'a estiba_image::Layer)>,
     done: Arc<Done>,
@@ -188,9 +206,7 @@ impl Work<'_> {
                 Ok(()) => self.done.add(position),
                 Err(error) => {
                     self.done.fail(error);
-                    if let Sources::Coming(arrivals) = self.sources {
-                        arrivals.wake();
-                    }
+                    self.sources.wake();
                     return;
                 }
             }
@@ -200,10 +216,7 @@ impl Work<'_> {
     fn layer(&self, position: usize) -> Result<()> {
         let (name, layer) = self.layers[position];
         loop {
-            let source = match self.sources {
-                Sources::Stored => Source::Stored,
-                Sources::Coming(arrivals) => arrivals.take(layer.descriptor.digest(), &self.done)?,
-            };
+            let source = self.sources.take(&layer.descriptor, &self.done)?;
             if matches!(self.unpack(position, name, layer, source)?, Filled::Whole) {
                 return Ok(());
             }
@@ -305,7 +318,7 @@ impl Work<'_> {
 
     /// What really was wrong, if a layer could not be unpacked: a blob that was damaged after the content store had taken
     /// it in is removed, so that the next import brings it again. An import alone only looks at the size.
-    fn blame(&self, descriptor: &oci_spec::image::Descriptor, error: Error) -> Error {
+    fn blame(&self, descriptor: &Descriptor, error: Error) -> Error {
         let content = &self.room.content;
         let location = content.path().display().to_string();
         let verified = content.open(descriptor).and_then(|blob| Verified::new(blob, descriptor, &location));
@@ -330,104 +343,12 @@ fn snapshot(operation: &'static str, key: &Key) -> impl FnOnce(estiba_storage::E
 
 /// Where a layer's bytes are.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "registry"), expect(dead_code, reason = "only what is pulled is on its way"))]
 pub(crate) enum Source {
+    /// In the content store.
     Stored,
+    /// On their way.
     Coming(Follower),
-}
-
-/// The layers of an image that is being pulled, as they come.
-#[derive(Debug, Default)]
-pub(crate) struct Arrivals {
-    state: Mutex<Arrived>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Arrived {
-    image: Option<Arc<estiba_image::Image>>,
-    layers: HashMap<String, Source>,
-    over: bool,
-}
-
-impl Arrivals {
-    fn lock(&self) -> MutexGuard<'_, Arrived> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The pull has ended: no more comes.
-    pub(crate) fn end(&self) {
-        self.lock().over = true;
-        self.changed.notify_all();
-    }
-
-    /// Lets those who wait look around.
-    fn wake(&self) {
-        // With the lock: nobody is between his look and his wait.
-        drop(self.lock());
-        self.changed.notify_all();
-    }
-
-    /// Waits for the image that is pulled; `None` if the pull has ended before it was known.
-    pub(crate) fn image(&self) -> Option<Arc<estiba_image::Image>> {
-        let mut state = self.lock();
-        loop {
-            match &state.image {
-                Some(image) => return Some(Arc::clone(image)),
-                None if state.over => return None,
-                None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            }
-        }
-    }
-
-    /// Waits for a layer to come. Its bytes on their way can be had once; after that it is waited for in the store.
-    fn take(&self, digest: &Digest, done: &Done) -> Result<Source> {
-        let digest = digest.to_string();
-        let mut state = self.lock();
-        loop {
-            if matches!(state.layers.get(&digest), Some(Source::Stored)) {
-                return Ok(Source::Stored);
-            }
-            if let Some(coming) = state.layers.remove(&digest) {
-                return Ok(coming);
-            }
-            // Somebody else says what is wrong.
-            if state.over || !done.wait_below(0) {
-                return Err(Error::GivenUp);
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    #[cfg(feature = "registry")]
-    fn put(&self, layer: &oci_spec::image::Descriptor, source: Source) {
-        self.lock().layers.insert(layer.digest().to_string(), source);
-        self.changed.notify_all();
-    }
-}
-
-#[cfg(feature = "registry")]
-impl estiba_image::Taps for Arrivals {
-    fn image(&self, image: &Arc<estiba_image::Image>) {
-        self.lock().image = Some(Arc::clone(image));
-        self.changed.notify_all();
-    }
-
-    fn coming(&self, layer: &oci_spec::image::Descriptor, blob: Follower) {
-        self.put(layer, Source::Coming(blob));
-    }
-
-    fn stored(&self, layer: &oci_spec::image::Descriptor) {
-        self.put(layer, Source::Stored);
-    }
-}
-
-/// Unpacks the image that a pull brings, while it comes. What it has made stays until the lock is given up.
-#[cfg(feature = "registry")]
-pub(crate) fn while_it_comes(name: &str, arrivals: &Arrivals, room: &Room) -> Result<FolderLock> {
-    let lock = FolderLock::shared(&room.leases)?;
-    let Some(image) = arrivals.image() else { return Ok(lock) };
-    layers(name, &image, &chain(name, &image)?, room, &Sources::Coming(arrivals))?;
-    Ok(lock)
 }
 
 /// Removes an active snapshot; one that is not there is fine.

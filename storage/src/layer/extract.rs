@@ -232,12 +232,11 @@ impl Extract<'_> {
             Errno::LOOP => invalid("its parents have too many symbolic links"),
             errno => extract_error("create parent of", name, errno),
         };
-        let place = match self.places.own_place(parents).map_err(failed)? {
-            Some(place) => place,
-            None => {
-                self.settle()?;
-                self.places.place(parents).map_err(failed)?
-            }
+        let place = if let Some(place) = self.places.own_place(parents).map_err(failed)? {
+            place
+        } else {
+            self.settle()?;
+            self.places.place(parents).map_err(failed)?
         };
         self.note_implied();
         self.note_ancestors(&place).map_err(|errno| extract_error("open parent of", name, errno))?;
