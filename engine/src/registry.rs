@@ -22,7 +22,8 @@ impl Engine {
         // What comes in is held until it has its name.
         let lease = self.blocking(|inner| inner.content.lease().map_err(content)).await?;
         if !nix::unistd::geteuid().is_root() {
-            let pulled = registry.pull(reference, &lease, &Platform::host(), progress).await.map_err(failed)?;
+            let platform = Platform::host();
+            let pulled = Box::pin(registry.pull(reference, &lease, &platform, progress)).await.map_err(failed)?;
             return self.name_pulled(pulled, (lease, None)).await;
         }
         let arrivals = Arc::new(Arrivals::default());
@@ -35,8 +36,8 @@ impl Engine {
         let platform = Platform::host();
         let (pulled, unpacked) = {
             let taps: Arc<dyn Taps> = arrivals.clone();
-            let pulling = registry.pull_with(reference, &lease, &platform, progress, Some(taps));
-            tokio::pin!(unpacking, pulling);
+            let mut pulling = Box::pin(registry.pull_with(reference, &lease, &platform, progress, Some(taps)));
+            tokio::pin!(unpacking);
             tokio::select! {
                 pulled = &mut pulling => {
                     arrivals.end();

@@ -173,15 +173,8 @@ impl Part {
     /// Verifies size and digest, makes the bytes durable, and only then makes the blob visible. Followers see the end of the blob once it
     /// is verified.
     ///
-    /// With an error comes the part.
-    pub(crate) fn commit(mut self: Box<Self>, expected: &Descriptor) -> Result<(), (Box<Self>, Error)> {
-        match self.finish(expected) {
-            Ok(()) => Ok(()),
-            Err(error) => Err((self, error)),
-        }
-    }
-
-    fn finish(&mut self, expected: &Descriptor) -> Result<()> {
+    /// After a [`Error::DigestMismatch`] it can only be [started over](Self::start_over).
+    pub(crate) fn commit(&mut self, expected: &Descriptor) -> Result<()> {
         let location = self.root.path().display().to_string();
         if self.written != expected.size() {
             let (digest, expected, actual) = (expected.digest().clone(), expected.size(), self.written);

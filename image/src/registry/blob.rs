@@ -76,9 +76,10 @@ pub(super) async fn fetch(
                 part = wrong;
                 continue;
             }
-            (Ok(()), Ok(Written::Wrong(_, error))) => Err(error),
             (Err(Failure::Problem(problem)), Ok(_)) => Err(Error::registry(&what, problem)),
-            (_, Err(error)) | (Err(Failure::Wrong(error)), Ok(_)) => Err(error),
+            (Ok(()), Ok(Written::Wrong(_, error))) | (_, Err(error)) | (Err(Failure::Wrong(error)), Ok(_)) => {
+                Err(error)
+            }
             (Ok(()), Ok(Written::Less)) | (Err(Failure::Stopped), Ok(_)) => Err(Error::SizeMismatch {
                 location: endpoint.registry.clone(),
                 digest: descriptor.digest().clone(),
@@ -121,10 +122,10 @@ fn write(
     }
     match part.commit(descriptor) {
         Ok(()) => Ok(Written::All),
-        Err((part, Error::DigestMismatch { expected, actual, .. })) => {
+        Err(Error::DigestMismatch { expected, actual, .. }) => {
             Ok(Written::Wrong(part, Error::DigestMismatch { location: location.to_owned(), expected, actual }))
         }
-        Err((_, error)) => Err(error),
+        Err(error) => Err(error),
     }
 }
 

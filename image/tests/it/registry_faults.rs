@@ -668,10 +668,13 @@ fn a_mirror_that_lies_is_passed_over() {
     assert_eq!(server.count("GET", "/blobs/"), 1, "only what the mirror lied about");
 }
 
+/// What came of a layer, and the error at its end.
+type WasRead = (Vec<u8>, Option<String>);
+
 /// Reads each layer on a thread of its own while it comes.
 #[derive(Default)]
 struct Reads {
-    readers: Mutex<Vec<(Digest, JoinHandle<(Vec<u8>, Option<String>)>)>>,
+    readers: Mutex<Vec<(Digest, JoinHandle<WasRead>)>>,
     stored: Mutex<Vec<Digest>>,
     image: Mutex<Option<usize>>,
 }

@@ -1,5 +1,6 @@
 //! What came of a blob before is not fetched again: after a process that was killed, and over several connections at once.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use estiba_image::{Progress, Registry, RegistrySettings, digest_of};
@@ -171,7 +172,7 @@ fn a_large_layer_comes_without_ranges() {
         let mut whole = reply.clone();
         if asked.header("range").starts_with("bytes=") {
             let (files, made, _) = large();
-            whole = honest(&files, &made.manifest, &Asked { headers: Default::default(), ..asked.clone() });
+            whole = honest(&files, &made.manifest, &Asked { headers: HashMap::default(), ..asked.clone() });
         }
         whole
     });

@@ -154,23 +154,23 @@ fn late(seed: u64) {
         for (at, archive) in layers.iter().enumerate().rev() {
             let key: Key = format!("late{at}").parse().expect("a key");
             let waits = at.checked_sub(1).and_then(|at| below[at].take());
-            let (store, story, done) = (Arc::clone(&side_by_side), &story, senders[at].clone());
+            let (late, told, done) = (Arc::clone(&side_by_side), &story, senders[at].clone());
             scope.spawn(move || {
                 let target = match waits {
-                    None => Target::from_mounts(&store.prepare(&key, None).expect("prepare")).expect("a target"),
+                    None => Target::from_mounts(&late.prepare(&key, None).expect("prepare")).expect("a target"),
                     Some(waits) => {
-                        let mounts = store.prepare_late(&key).expect("prepare");
-                        let (store, key) = (Arc::clone(&store), key.clone());
+                        let mounts = late.prepare_late(&key).expect("prepare");
+                        let (late, key) = (Arc::clone(&late), key.clone());
                         let parent = move || {
                             waits.recv().expect("the layer below");
-                            store.set_parent(&key, &name(at - 1))
+                            late.set_parent(&key, &name(at - 1))
                         };
                         Target::late(&mounts, parent).expect("a target")
                     }
                 };
                 apply(Cursor::new(archive), Compression::Sniff, &target, &Limits::default())
-                    .unwrap_or_else(|error| panic!("layer {at}: {error}\n{story}"));
-                store.commit(&name(at), &key).expect("commit");
+                    .unwrap_or_else(|error| panic!("layer {at}: {error}\n{told}"));
+                late.commit(&name(at), &key).expect("commit");
                 let _ = done.send(());
             });
         }

@@ -4,6 +4,7 @@
 //! A campaign over images of one's own: `ESTIBA_LAYOUTS="FOLDER:TAG …" cargo nextest run -p estiba-storage --all-features
 //! -E 'test(umoci)'`, each an OCI layout as `skopeo copy docker://… oci:FOLDER:TAG` writes it.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
@@ -36,12 +37,15 @@ fn campaign() {
 
 /// Writes a blob; its descriptor.
 fn blob(layout: &Path, media_type: &str, bytes: &[u8]) -> Value {
-    let digest: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("text");
+        text
+    });
     fs::write(layout.join("blobs/sha256").join(&digest), bytes).expect("write");
     json!({ "mediaType": media_type, "digest": format!("sha256:{digest}"), "size": bytes.len() })
 }
 
-fn write(layout: &Path, layers: &[Vec<u8>]) {
+fn write_layout(layout: &Path, layers: &[Vec<u8>]) {
     fs::create_dir_all(layout.join("blobs/sha256")).expect("folders");
     let described: Vec<Value> =
         layers.iter().map(|layer| blob(layout, "application/vnd.oci.image.layer.v1.tar", layer)).collect();
@@ -105,7 +109,7 @@ fn made_here() {
         .link("bin/ping-again", "bin/ping")
         .symlink("owned", "/nowhere");
     let place = tempfile::tempdir().expect("a folder");
-    write(place.path(), &[below.finish(), middle.finish(), top.finish()]);
+    write_layout(place.path(), &[below.finish(), middle.finish(), top.finish()]);
     compare(place.path(), "test");
 }
 

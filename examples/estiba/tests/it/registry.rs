@@ -160,12 +160,10 @@ fn killed_pulls(home: &Home) -> Result {
 
 /// Every blob that is visible is what its name says.
 fn blobs_are_whole(home: &Home) -> Result {
-    use sha2::Digest as _;
     for entry in fs::read_dir(home.root().join("content/blobs/sha256"))? {
         let entry = entry?;
-        let digest: String =
-            sha2::Sha256::digest(fs::read(entry.path())?).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(entry.file_name().to_string_lossy(), digest);
+        let digest = crate::image::digest(&fs::read(entry.path())?);
+        assert_eq!(format!("sha256:{}", entry.file_name().to_string_lossy()), digest);
     }
     Ok(())
 }
