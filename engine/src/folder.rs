@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).expect("read"), "{\"stopped\":true} ");
         rewrite(&path, &[b'x'; 100], Durability::Synced).expect("longer, in the same block");
         assert_eq!(fs::read(&path).expect("read"), [b'x'; 100]);
-        rewrite(&path, &[b'y'; 1 << 20], Durability::Lazy).expect_err("there is no room for that");
+        rewrite(&path, &vec![b'y'; 1 << 20], Durability::Lazy).expect_err("there is no room for that");
         assert_eq!(fs::read(&path).expect("read"), [b'x'; 100]);
         rewrite(&folder.path().join("none"), b"x", Durability::Lazy).expect_err("there is nothing");
     }

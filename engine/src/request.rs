@@ -616,6 +616,7 @@ pub struct ExtraHost {
     pub address: IpAddr,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn is_false(flag: &bool) -> bool {
     !flag
 }

@@ -23,7 +23,7 @@ impl Create {
         let prepared = self.options.prepare()?;
         let mut id_file = prepared.cidfile().map(IdFile::make).transpose()?;
         let engine = crate::cli::open(config).await?;
-        let container = engine.create(prepared.request(&engine, self.words).await?).await?;
+        let container = engine.create(Box::pin(prepared.request(&engine, self.words)).await?).await?;
         if let Some(file) = &mut id_file
             && let Err(failure) = file.write(container.id().as_str())
         {

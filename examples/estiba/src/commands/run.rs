@@ -74,7 +74,7 @@ impl Run {
         let prepared = self.options.prepare()?;
         let mut id_file = prepared.cidfile().map(IdFile::make).transpose()?;
         let engine = crate::cli::open(config).await?;
-        let request = prepared.request(&engine, self.words).await?;
+        let request = Box::pin(prepared.request(&engine, self.words)).await?;
         if self.detach {
             let running = engine.run_with(request, Streams::NONE).await?;
             let id = running.id().clone();

@@ -8,7 +8,6 @@ use crate::failure::{Failure, Result};
 /// Docker's other options.
 #[derive(Debug, Args)]
 #[command(next_help_heading = None)]
-#[expect(clippy::struct_excessive_bools, reason = "a flag of the command line is a bool")]
 pub(crate) struct Unsupported {
     #[arg(long, hide = true)]
     cpu_count: Option<String>,
