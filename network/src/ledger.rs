@@ -119,8 +119,14 @@ impl Ledger {
         Ok(records)
     }
 
+    /// Whether there is no record. It looks no further than to the first one.
     pub(crate) fn is_empty(&self) -> Result<bool> {
-        Ok(self.names()?.is_empty())
+        let mut entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+            other => other.map_err(failed("read the folder", &self.folder))?,
+        };
+        let is_record = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().first() != Some(&b'.');
+        Ok(!entries.any(|entry| entry.as_ref().is_ok_and(is_record)))
     }
 
     /// Removes the folder, and what was written beside a record and never became one. The caller has it alone, and no
