@@ -298,7 +298,7 @@ impl Ours {
         let mut samples = Samples::default();
         for _ in 0..rounds {
             let sandboxes = (0..AT_ONCE).map(|_| Sandbox::new()).collect::<Result<Vec<_>, _>>().map_err(told)?;
-            let share = |took: Duration| micros(took) / AT_ONCE as f64;
+            let share = |took: Duration| micros(took / u32::try_from(AT_ONCE).unwrap_or(1));
             let begin = sys::monotonic();
             self.together(&|number| {
                 let attachment = Self::attachment(number);

@@ -414,7 +414,7 @@ impl Inner {
         let mut lines = String::new();
         for endpoint in record.request.connections.iter().filter_map(|connection| connection.endpoint.as_ref()) {
             for address in &endpoint.addresses {
-                lines.push_str(&format!("{}\t{name}\n", address.addr()));
+                lines.extend([address.addr().to_string().as_str(), "\t", name, "\n"]);
             }
         }
         let file = fs::OpenOptions::new().append(true).open(&path);
@@ -502,10 +502,6 @@ fn take_options(network: &mut Network) -> Result<()> {
     let mut rest = BTreeMap::new();
     for (key, value) in std::mem::take(&mut network.options) {
         let switch = match key.as_str() {
-            "com.docker.network.bridge.name" => {
-                network.interface = Some(value);
-                continue;
-            }
             "com.docker.network.driver.mtu" | "mtu" => {
                 network.mtu = match value.parse() {
                     Ok(mtu) => Some(mtu),
@@ -513,7 +509,7 @@ fn take_options(network: &mut Network) -> Result<()> {
                 };
                 continue;
             }
-            "parent" => {
+            "com.docker.network.bridge.name" | "parent" => {
                 network.interface = Some(value);
                 continue;
             }
@@ -536,7 +532,7 @@ fn take_options(network: &mut Network) -> Result<()> {
 /// The first name that no place has: `eth0`, `eth1` …
 fn free_interface(connections: &[Connection]) -> String {
     let free = |name: &String| connections.iter().all(|connection| connection.interface != *name);
-    (0..).map(|number| format!("eth{number}")).find(free).unwrap_or_default()
+    (0..=connections.len()).map(|number| format!("eth{number}")).find(free).unwrap_or_default()
 }
 
 fn attachment_of(record: &Record, connection: &Connection) -> Attachment {

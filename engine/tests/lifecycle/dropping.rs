@@ -94,7 +94,7 @@ pub(crate) fn stop() -> Result {
         let engine = place.open().await?;
         for moment in moments() {
             let container = running(&engine, place, "sleep 100").await?;
-            dropped(moment, container.stop(None, Some(0))).await.transpose()?;
+            Box::pin(dropped(moment, container.stop(None, Some(0)))).await.transpose()?;
             let other = elsewhere(place, &container).await?;
             patiently(async || other.stop(None, Some(0)).await).await?;
             assert!(matches!(other.status().await?, Status::Exited(_)), "{:?}", other.status().await?);
