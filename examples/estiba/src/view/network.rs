@@ -49,13 +49,11 @@ pub(crate) fn published(record: &Container) -> Vec<(String, Vec<(String, u16)>)>
 /// The host's addresses that a mapping is at: all of the families that the container has an address of.
 fn addresses(endpoint: &Endpoint, mapping: &PortMapping) -> Vec<String> {
     let all = [("0.0.0.0", v4 as fn(&IpNet) -> bool), ("::", v6)];
-    match mapping.host_address {
-        Some(address) => vec![address.to_string()],
-        None => {
-            let has = |wanted: fn(&IpNet) -> bool| endpoint.addresses.iter().any(wanted);
-            all.into_iter().filter(|(_, wanted)| has(*wanted)).map(|(address, _)| address.to_owned()).collect()
-        }
+    if let Some(address) = mapping.host_address {
+        return vec![address.to_string()];
     }
+    let has = |wanted: fn(&IpNet) -> bool| endpoint.addresses.iter().any(wanted);
+    all.into_iter().filter(|(_, wanted)| has(*wanted)).map(|(address, _)| address.to_owned()).collect()
 }
 
 fn endpoints(record: &Container) -> impl Iterator<Item = &Endpoint> {
