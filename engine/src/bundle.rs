@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use estiba_runtime::mount::Tree;
+use estiba_runtime::rootless::{self, Ids};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
@@ -41,6 +42,14 @@ pub(crate) fn write(
         ACCOUNTS.map(|name| read(&tree, &format!("etc/{name}")))
     };
     let mut identity = user::resolve(wanted, &passwd, &group)?;
+    if rootless::ids() == Ids::Single {
+        // The image's own groups are nobody's here. One that was asked for is refused.
+        identity.groups.clear();
+        if identity.uid != 0 || identity.gid != 0 {
+            let reason = "there is root alone, since this user has no subordinate ids (/etc/subuid, /etc/subgid)";
+            return Err(Error::Request { field: "the user", value: wanted.to_owned(), reason });
+        }
+    }
     user::add_groups(&mut identity, &request.group_add, &group)?;
     for bind in &request.binds {
         if let Err(error) = fs::symlink_metadata(&bind.source) {
@@ -193,6 +202,7 @@ fn host_files(folder: &Path, request: &CreateRequest, hostname: &str) -> Result<
         Ok(path)
     };
     Ok(HostFiles {
+        ids: rootless::ids(),
         hostname: write("hostname", &format!("{hostname}\n"))?,
         hosts: write("hosts", &hosts)?,
         resolv_conf: write("resolv.conf", &resolv_conf)?,

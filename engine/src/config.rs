@@ -20,7 +20,8 @@ pub struct Config {
     pub shim: ShimProgram,
     /// Which snapshotter holds the root file systems.
     pub snapshotter: SnapshotterKind,
-    /// Folder below which each container gets its cgroup, from the root of the hierarchies (`/estiba`).
+    /// Folder below which each container gets its cgroup, from the root of the hierarchies (`/estiba`). Empty: containers have
+    /// none, and no limits, for a user to whom no part of the tree was delegated.
     pub cgroup_parent: String,
     /// Program and arguments to which the container's id is appended: run by a shim that ends when no client is there
     /// to clean up after it. Without one, the next ordinary command on the same root does it.

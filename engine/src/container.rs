@@ -344,6 +344,9 @@ impl Container {
                 Status::Running | Status::Paused => {}
                 _ => return Err(Error::NotRunning { id: id.clone() }),
             }
+            if record.cgroup.is_empty() {
+                return Err(Error::NoCgroup);
+            }
             // From before it is frozen until it is thawed: one that nobody knows of as frozen would be so for ever.
             if !record.paused {
                 record.paused = true;
@@ -451,6 +454,9 @@ impl Container {
         let changed = record.request.limits.changed(&limits);
         // Checked as a whole, and only what was asked for is sent.
         spec::resources(&changed)?;
+        if record.cgroup.is_empty() {
+            spec::refuse_limits(&changed)?;
+        }
         if runs && limits != Limits::default() {
             let resources = spec::changes(&limits, &changed)?;
             let value = serde_json::to_vec(&resources)

@@ -329,6 +329,9 @@ impl Inner {
         }
         let command = crate::spec::arguments(&request, &unpacked.defaults)?;
         crate::spec::resources(&request.limits)?;
+        if self.config.cgroup_parent.is_empty() {
+            crate::spec::refuse_limits(&request.limits)?;
+        }
         let id = Id::random()?;
         let name = name.unwrap_or_else(|| ContainerName::from_id(&id));
         let defaults = &unpacked.defaults;

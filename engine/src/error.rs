@@ -56,9 +56,15 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
-    /// Not root.
-    #[error("running containers needs root for now: try again with sudo")]
+    /// Not root, of the host or of a user namespace.
+    #[error("running containers takes root, or a call of rootless::enter() at the beginning of the program")]
     NotRoot,
+    /// A limit was asked for, and containers have no cgroup.
+    #[error(
+        "limits and pauses take a cgroup, and none was delegated to this user: try again below \
+         systemd-run --user --scope -p Delegate=yes"
+    )]
+    NoCgroup,
     /// Not a container id.
     #[error("{id:?} is not a container id (64 hexadecimal digits)")]
     Id {
@@ -463,6 +469,12 @@ pub enum Error {
     Runtime {
         /// The container.
         id: Id,
+        /// Why.
+        source: Box<estiba_runtime::Error>,
+    },
+    /// A user could not become root of a user namespace.
+    #[error("cannot run containers without root")]
+    Rootless {
         /// Why.
         source: Box<estiba_runtime::Error>,
     },

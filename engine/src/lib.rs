@@ -74,10 +74,12 @@ pub use oci_spec;
 /// ([`ShimProgram::Reexec`]): in a process that was started as a shim it serves and never returns; in any other it
 /// returns at once.
 pub fn reexec() {
+    estiba_runtime::rootless::helper();
     estiba_shim::reexec();
 }
 
 /// The same, for a program that has runtimes of its own: they are found by their names in the shim, too.
 pub fn reexec_with(runtimes: &shim::Runtimes) {
+    estiba_runtime::rootless::helper();
     estiba_shim::reexec_with(runtimes);
 }

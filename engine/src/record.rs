@@ -199,7 +199,10 @@ pub(crate) struct Origin<'a> {
 
 impl Record {
     pub(crate) fn new(id: Id, name: ContainerName, origin: Origin<'_>, request: CreateRequest) -> Result<Self> {
-        let cgroup = format!("{}/{id}", origin.cgroup_parent.trim_end_matches('/'));
+        let cgroup = match origin.cgroup_parent {
+            "" => String::new(),
+            parent => format!("{}/{id}", parent.trim_end_matches('/')),
+        };
         Ok(Self {
             version: VERSION,
             id,

@@ -409,6 +409,9 @@ impl Records {
 
 /// Whether a container that is on record as paused is: whoever was to freeze or thaw it may have been killed beside the record.
 fn is_frozen(record: &Record) -> bool {
+    if record.cgroup.is_empty() {
+        return false;
+    }
     let cgroup = Hierarchies::detect().and_then(|hierarchies| Cgroup::open(&hierarchies, &record.cgroup));
     // The record is believed where the kernel does not say.
     cgroup.and_then(|cgroup| cgroup.is_frozen()).unwrap_or(true)

@@ -295,6 +295,8 @@ fn kill_leftovers(inner: &Inner, record: &Record) -> Result<()> {
     let deleted = inner.runtime_of(record).delete(&container, DeleteMode::Force);
     // A runtime that was killed before it wrote its state knows nothing of the cgroup: the record does.
     match Hierarchies::detect() {
+        // It had none; with the first process all of its pid namespace have ended.
+        _ if record.cgroup.is_empty() => {}
         Ok(hierarchies) => {
             let cgroup = Cgroup::open(&hierarchies, &record.cgroup).map_err(failed)?;
             cgroup.kill().and_then(|()| cgroup.remove()).map_err(failed)?;

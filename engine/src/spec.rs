@@ -13,6 +13,8 @@ use oci_spec::runtime::{
     ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
+use estiba_runtime::rootless::Ids;
+
 use crate::error::{Error, Result};
 use crate::identity::Id;
 use crate::request::{
@@ -64,6 +66,8 @@ pub(crate) struct HostFiles {
     pub(crate) hostname: PathBuf,
     pub(crate) hosts: PathBuf,
     pub(crate) resolv_conf: PathBuf,
+    /// The users and groups that there are.
+    pub(crate) ids: Ids,
 }
 
 /// The capabilities that Docker leaves to a container's root.
@@ -130,7 +134,7 @@ pub(crate) fn build(
             // The oldest that has all that is used, for the sake of older runtimes.
             .version("1.0.2")
             .root(root)
-            .mounts(mounts(request, files)?)
+            .mounts(mounts(cgroup, request, files)?)
             .process(process(request, image, identity, hostname)?)
             .linux(linux(cgroup, request, files)?)
             .annotations(annotations)
@@ -304,20 +308,24 @@ fn mount(destination: &str, typ: &str, source: &str, options: &[&str]) -> Result
     built("mounts", MountBuilder::default().destination(destination).typ(typ).source(source).options(options).build())
 }
 
-fn mounts(request: &CreateRequest, files: &HostFiles) -> Result<Vec<Mount>> {
+fn mounts(cgroup: &str, request: &CreateRequest, files: &HostFiles) -> Result<Vec<Mount>> {
     let kernel = if request.privileged { "rw" } else { "ro" };
     let shm_size = format!("size={}", request.shm_size.unwrap_or(64 << 20));
+    let mut terminals = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    if files.ids != Ids::Single {
+        terminals.push("gid=5");
+    }
+    let sys = if files.ids != Ids::Host && request.network == NetworkMode::Host {
+        // A sysfs shows a network, and may be mounted by the root of that network's user namespace alone.
+        mount("/sys", "bind", "/sys", &["rbind", "nosuid", "noexec", "nodev", "ro"])?
+    } else {
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", kernel])?
+    };
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"])?,
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"])?,
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        )?,
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", kernel])?,
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", kernel])?,
+        mount("/dev/pts", "devpts", "devpts", &terminals)?,
+        sys,
         mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"])?,
     ];
     // One of the caller's is mounted later, with the others.
@@ -333,6 +341,11 @@ fn mounts(request: &CreateRequest, files: &HostFiles) -> Result<Vec<Mount>> {
         }
         IpcMode::None => {}
         IpcMode::Host => mounts.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate", "rw"])?),
+    }
+
+    if !cgroup.is_empty() {
+        let options = &["nosuid", "noexec", "nodev", "relatime", kernel];
+        mounts.push(mount("/sys/fs/cgroup", "cgroup", "cgroup", options)?);
     }
 
     let access = if request.read_only { "ro" } else { "rw" };
@@ -392,9 +405,10 @@ fn linux(cgroup: &str, request: &CreateRequest, files: &HostFiles) -> Result<Lin
     let owned = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>();
     let mut linux = LinuxBuilder::default()
         .namespaces(namespaces)
-        .resources(with_devices(resources(&request.limits)?, request, files)?)
-        .sysctl(request.sysctls.clone().into_iter().collect::<HashMap<_, _>>())
-        .cgroups_path(cgroup);
+        .sysctl(request.sysctls.clone().into_iter().collect::<HashMap<_, _>>());
+    if !cgroup.is_empty() {
+        linux = linux.resources(with_devices(resources(&request.limits)?, request, files)?).cgroups_path(cgroup);
+    }
     if !files.devices.is_empty() {
         linux = linux.devices(files.devices.clone());
     }
@@ -409,7 +423,20 @@ fn linux(cgroup: &str, request: &CreateRequest, files: &HostFiles) -> Result<Lin
         (owned(&MASKED_PATHS), owned(&READONLY_PATHS))
     };
     linux = linux.masked_paths(masked).readonly_paths(readonly);
-    built("linux", linux.build())
+    let mut linux = built("linux", linux.build())?;
+    if cgroup.is_empty() {
+        // What the builder takes where nothing is said.
+        linux.set_resources(None);
+    }
+    Ok(linux)
+}
+
+/// Refuses limits where no cgroup would hold them.
+pub(crate) fn refuse_limits(limits: &Limits) -> Result<()> {
+    if resources(limits)? == LinuxResources::default() {
+        return Ok(());
+    }
+    Err(Error::NoCgroup)
 }
 
 /// Limits in the words of the specification; those that cannot hold are refused.
@@ -705,6 +732,7 @@ mod tests {
             ..request()
         };
         let files = HostFiles {
+            ids: Ids::Host,
             hostname: "/h".into(),
             hosts: "/hosts".into(),
             resolv_conf: "/r".into(),

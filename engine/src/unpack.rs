@@ -7,6 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
 use estiba_image::{ContentStore, Follower, Layout, Platform, Provider, Verified};
+use estiba_runtime::rootless::{self, Ids};
+use estiba_storage::archive::Owner;
 use estiba_storage::layer::{self, Compression, Limits, Target};
 use estiba_storage::{Key, Name, SnapshotId, Snapshotter};
 use oci_spec::image::Descriptor;
@@ -305,7 +307,12 @@ impl Work<'_> {
     fn apply(&self, blob: impl Read, target: &Target, layer: &estiba_image::Layer) -> Result<()> {
         let (image, digest) = (self.image.to_owned(), layer.descriptor.digest().to_string());
         let compression = Compression::from_media_type(layer.descriptor.media_type().as_ref()).unwrap_or_default();
-        let applied = match layer::apply(blob, compression, target, &Limits::default()) {
+        let owner = match rootless::ids() {
+            // There is nobody else who could own a file.
+            Ids::Single => Owner::Given { uid: 0, gid: 0 },
+            Ids::Host | Ids::Mapped => Owner::Archived,
+        };
+        let applied = match layer::apply_as(blob, compression, target, &Limits::default(), owner) {
             Ok(applied) => applied,
             Err(source) => return Err(Error::Unpack { image, layer: digest, source: Box::new(source) }),
         };

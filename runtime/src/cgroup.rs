@@ -37,6 +37,7 @@ pub use self::hierarchies::{Hierarchies, Mode};
 use self::limits::{Plan, Setting};
 pub use self::oom::OomEvents;
 use crate::error::{Error, Result};
+use crate::rootless;
 use crate::sys::bpf;
 
 /// Every container gets these where they are there: they stop, count and kill, and `update` can set limits later.
@@ -492,6 +493,10 @@ fn write_devices(folder: &Folder, lines: &[Line]) -> Result<()> {
 }
 
 fn attach_filter(devices: &Devices, folder: &Folder) -> io::Result<()> {
+    // Only the host's root may load such a program, and in a user namespace nobody makes devices: those that there are were shown.
+    if rootless::ids() != rootless::Ids::Host {
+        return Ok(());
+    }
     let program = bpf::load_device_filter(&program::program(devices)).map_err(io::Error::from_raw_os_error)?;
     let cgroup = readable(folder)?;
     bpf::attach_device_filter(cgroup.as_fd(), &program).map_err(io::Error::from_raw_os_error)

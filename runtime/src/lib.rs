@@ -17,6 +17,7 @@ mod offspring;
 mod plan;
 mod resolve;
 mod rights;
+pub mod rootless;
 mod runtime;
 pub mod seccomp;
 mod state;

@@ -19,6 +19,7 @@ use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
 
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::plan::{Filter, Host, Plan, Slot, Step};
+use crate::rootless::{self, Ids};
 use crate::sys::mount::Depth;
 use crate::sys::{self, process};
 use crate::{
@@ -120,7 +121,9 @@ impl Native {
         match Cgroup::create(hierarchies, path, resources) {
             // Without root there is one only where somebody has been given a part of the tree.
             Err(Error::Io { source, .. })
-                if resources.is_none() && source.kind() == std::io::ErrorKind::PermissionDenied && !privileged()? =>
+                if resources.is_none()
+                    && source.kind() == std::io::ErrorKind::PermissionDenied
+                    && (rootless::ids() != Ids::Host || !privileged()?) =>
             {
                 Ok(None)
             }
@@ -185,6 +188,8 @@ impl Native {
                 root_path: root_path.as_deref(),
                 filter: filter.as_ref().map(Filter::of),
                 rootless,
+                confined: rootless::ids() != Ids::Host,
+                groups: rootless::can_set_groups(),
                 apparmor: label::apparmor(),
                 selinux: label::selinux(),
                 labels: options.labels,

@@ -81,6 +81,10 @@ pub(crate) struct Host<'a> {
     pub(crate) filter: Option<Filter>,
     /// Whether the calling process has no privileges: then only the child can mount anything, in a user namespace of its own.
     pub(crate) rootless: bool,
+    /// Whether the calling process is in a user namespace itself: then it cannot make devices.
+    pub(crate) confined: bool,
+    /// Whether it may set groups.
+    pub(crate) groups: bool,
     /// Whether AppArmor gives profiles to programs.
     pub(crate) apparmor: bool,
     /// Whether `SELinux` gives labels to programs and files.
@@ -442,7 +446,8 @@ impl Planner<'_> {
     /// Whether groups can be set in the user namespace: not where somebody maps only himself.
     fn has_groups(&self) -> bool {
         let list = self.spec.linux().as_ref().and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
-        !(self.host.rootless && alone(list))
+        let own = self.new & NEW_USER != 0;
+        if own { !(self.host.rootless && alone(list)) } else { self.host.groups }
     }
 
     /// The lines of `timens_offsets`.
@@ -625,6 +630,8 @@ pub(crate) mod tests {
             root_path: None,
             filter: Some(Filter::Decides),
             rootless: false,
+            confined: false,
+            groups: true,
             apparmor: false,
             selinux: false,
             labels: Labels::Required,

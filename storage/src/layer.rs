@@ -43,6 +43,7 @@ use extract::Rules;
 pub use made::MountPoints;
 pub use target::Target;
 
+use crate::archive::Owner;
 use crate::{Error, Result};
 
 /// How a layer's bytes are packed.
@@ -170,10 +171,22 @@ fn spell(sha256: &[u8; 32]) -> String {
 ///
 /// Blocks. Inflation runs on the calling thread, the rest on a second one that ends before this returns.
 pub fn apply(reader: impl Read, compression: Compression, target: &Target, limits: &Limits) -> Result<Applied> {
+    apply_as(reader, compression, target, limits, Owner::Archived)
+}
+
+/// The same, with the files given to `owner`: where there is nobody else, as in a user namespace that maps one user alone.
+pub fn apply_as(
+    reader: impl Read,
+    compression: Compression,
+    target: &Target,
+    limits: &Limits,
+    owner: Owner,
+) -> Result<Applied> {
+    let rules = Rules { owner, ..Rules::default() };
     stream::run(reader, compression, limits, |input| {
         let mut archive = Archive::new(input, limits);
         let skipped_xattrs =
-            extract::all(&mut archive, target, limits, &Rules::default()).map_err(|error| target.explain(error))?;
+            extract::all(&mut archive, target, limits, &rules).map_err(|error| target.explain(error))?;
         let entries = archive.entries;
         let (diff_id_sha256, bytes) = archive.into_source().finish()?;
         Ok(Applied { diff_id_sha256, bytes, entries, skipped_xattrs })

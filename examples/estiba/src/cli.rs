@@ -14,6 +14,7 @@ use crate::commands::{
 };
 use crate::failure::{ENGINE, Failure, Result, one_line};
 use crate::flags;
+use crate::place;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,18 +40,19 @@ pub(crate) struct Cli {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Options of all commands")]
 struct Global {
-    /// Folder of images, snapshots and containers
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_ROOT, global = true)]
-    root: PathBuf,
-    /// Folder of sockets and bundles [default: /run/estiba, or ROOT/run of another root]
+    /// Folder of images, snapshots and containers [default: /var/lib/estiba; of a user: ~/.local/share/estiba]
+    #[arg(long, value_name = "DIR", global = true)]
+    root: Option<PathBuf>,
+    /// Folder of sockets and bundles [default: /run/estiba; of a user: $XDG_RUNTIME_DIR/estiba; or ROOT/run of another root]
     #[arg(long, value_name = "DIR", global = true)]
     run_root: Option<PathBuf>,
     /// How root file systems are kept: layers shared by overlayfs, or plain copies
-    #[arg(long, value_name = "NAME", default_value = "overlay", global = true)]
-    snapshotter: Snapshotter,
-    /// Cgroup below which each container gets its own
-    #[arg(long, value_name = "PATH", default_value = "/estiba", global = true)]
-    cgroup_parent: String,
+    /// [default: overlay]
+    #[arg(long, value_name = "NAME", global = true)]
+    snapshotter: Option<Snapshotter>,
+    /// Cgroup below which each container gets its own [default: /estiba; of a user: below the one that was delegated to him]
+    #[arg(long, value_name = "PATH", global = true)]
+    cgroup_parent: Option<String>,
     /// Program that becomes each container's parent [default: the one installed beside this, or this one itself]
     #[arg(long, value_name = "FILE", global = true)]
     shim: Option<PathBuf>,
@@ -207,8 +209,6 @@ impl From<Container> for Command {
     }
 }
 
-const DEFAULT_ROOT: &str = "/var/lib/estiba";
-const DEFAULT_RUN: &str = "/run/estiba";
 const SHIM: &str = "containerd-shim-estiba-v2";
 
 impl Cli {
@@ -401,11 +401,11 @@ pub(crate) fn help(words: &[OsString]) -> String {
 
 impl Global {
     fn config(&self) -> Result<Config> {
-        let root = absolute(&self.root)?;
+        let place = place::place();
+        let root = absolute(self.root.as_deref().unwrap_or(&place.root))?;
         let run = match &self.run_root {
             Some(run) => absolute(run)?,
-            None if root == Path::new(DEFAULT_ROOT) => PathBuf::from(DEFAULT_RUN),
-            None => root.join("run"),
+            None => place.run_of(&root),
         };
         let program = std::env::current_exe()
             .map_err(|error| Failure::caused("cannot find this program's own file in /proc/self/exe", error))?;
@@ -420,8 +420,9 @@ impl Global {
             None => installed_shim(&program).map_or(ShimProgram::Reexec, ShimProgram::Path),
         };
         let snapshotter = match self.snapshotter {
-            Snapshotter::Overlay => SnapshotterKind::Overlay,
-            Snapshotter::Native => SnapshotterKind::Native,
+            None => place.snapshotter,
+            Some(Snapshotter::Overlay) => SnapshotterKind::Overlay,
+            Some(Snapshotter::Native) => SnapshotterKind::Native,
         };
         let text = |path: &Path| {
             path.to_str().map(str::to_owned).ok_or_else(|| Failure::new(format!("{} is not UTF-8", path.display())))
@@ -430,11 +431,12 @@ impl Global {
             ShimProgram::Path(path) => Some(text(path)?),
             ShimProgram::Reexec => None,
         };
+        let cgroup_parent = self.cgroup_parent.clone().unwrap_or_else(|| place.cgroup_parent.clone());
         // Who comes later has to find the same state.
         let command = |words: &[&str]| -> Result<Vec<String>> {
             let mut command = vec![text(&program)?, "--root".into(), text(&root)?, "--run-root".into(), text(&run)?];
             command.extend(["--snapshotter".into(), snapshotter.name().into()]);
-            command.extend(["--cgroup-parent".into(), self.cgroup_parent.clone()]);
+            command.extend(["--cgroup-parent".into(), cgroup_parent.clone()]);
             if let Some(path) = &shim_path {
                 command.extend(["--shim".into(), path.clone()]);
             }
@@ -442,7 +444,6 @@ impl Global {
             Ok(command)
         };
         let (exit_command, monitor_command) = (command(&["cleanup"])?, command(&["monitor", "--detach"])?);
-        let cgroup_parent = self.cgroup_parent.clone();
         Ok(Config { root, run, shim, snapshotter, cgroup_parent, exit_command, monitor_command })
     }
 }

@@ -14,6 +14,7 @@ mod format;
 mod moment;
 mod options;
 mod output;
+mod place;
 mod platform;
 mod quantity;
 mod registry;
@@ -64,6 +65,7 @@ fn command() -> Result<u8> {
             };
         }
     };
+    place::enter()?;
     // One thread: what waits costs none, and what blocks is taken to threads that come when they are needed.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 use estiba_engine::{CreateRequest, Engine, Healthcheck, Limits, LogConfig, RestartPolicy, Streams, Ulimit};
-use rustix::process::geteuid;
 
 pub(crate) use self::file::IdFile;
 pub(crate) use self::limits::LimitOptions;
@@ -248,10 +247,6 @@ impl Options {
         self.unsupported.refuse()?;
         if self.rm && self.restart.is_some_and(|policy| policy != RestartPolicy::No) {
             return Err(Failure::new("conflicting options: cannot specify both --restart and --rm: leave one away"));
-        }
-        if !geteuid().is_root() {
-            // The engine says so too, but a root's folder that cannot be read would say it less clearly.
-            return Err(estiba_engine::Error::NotRoot.into());
         }
         let env = environment::collect(&self.env_file, &self.env, |key| std::env::var(key).ok())?;
         let mut labels = BTreeMap::new();

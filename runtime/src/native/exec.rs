@@ -9,6 +9,7 @@ use super::launch::{self, Event, Launch, Started};
 use super::record::{Folder, Record};
 use super::{Joining, Native, permitted, privileged};
 use crate::plan::{Filter, Host, Plan, Slot};
+use crate::rootless::{self, Ids};
 use crate::sys::{self, process as sys_process};
 use crate::{ContainerId, Created, Error, ExecOptions, Keyring, Paused, Result, RootSwitch, Status, Stdio};
 
@@ -64,6 +65,8 @@ impl Native {
             root_path: None,
             filter: filter.as_ref().map(Filter::of),
             rootless: !privileged()?,
+            confined: rootless::ids() != Ids::Host,
+            groups: rootless::can_set_groups(),
             apparmor: label::apparmor(),
             selinux: label::selinux(),
             labels: options.labels,

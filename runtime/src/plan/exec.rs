@@ -28,7 +28,7 @@ impl Plan {
     ) -> Result<Self> {
         refusal::process(process)?;
         let in_user_namespace = namespaces & NEW_USER != 0;
-        let program = Program { process, common, host, in_user_namespace, has_groups: !host.rootless };
+        let program = Program { process, common, host, in_user_namespace, has_groups: !host.rootless && host.groups };
         let mut early = program.early()?;
         let mut steps = Vec::new();
         if host.rootless {

@@ -7,6 +7,7 @@ use estiba_engine::{Engine, Status};
 
 use crate::cli::Place;
 use crate::failure::Result;
+use crate::place::place;
 use crate::template::{Json, Record, Value};
 use crate::{format, output, platform, size};
 
@@ -92,6 +93,12 @@ impl Facts {
         let _ = writeln!(text, "Total Memory: {}", size::binary(self.memory));
         let _ = writeln!(text, "Name: {}", self.name);
         let _ = writeln!(text, "Root Dir: {}", self.root);
+        if place().rootless {
+            let _ = writeln!(text, "Rootless: true");
+        }
+        for what in &place().missing {
+            let _ = writeln!(text, "WARNING: {what}");
+        }
         text
     }
 
@@ -114,6 +121,8 @@ impl Facts {
             .with("MemTotal", self.memory)
             .with("DockerRootDir", &self.root)
             .with("Name", &self.name)
+            .with("Rootless", place().rootless)
+            .with("Warnings", place().missing.clone())
             .with("ServerVersion", env!("CARGO_PKG_VERSION"))
             .into()
     }

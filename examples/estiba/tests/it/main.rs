@@ -19,6 +19,7 @@ mod processes;
 mod pty;
 mod refusals;
 mod registry;
+mod rootless;
 mod running;
 mod runtimes;
 mod sessions;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
     trials.extend(terminal::trials());
     trials.extend(limits::trials());
     trials.extend(networks::trials());
+    trials.extend(rootless::trials());
     trials.extend(runtimes::trials());
     trials.extend(trace::trials());
     trials.extend(many::trials());
