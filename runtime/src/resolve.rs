@@ -26,6 +26,7 @@ pub(crate) struct Resolver {
 const DEEPEST: usize = 64;
 const LONGEST: usize = 4096;
 const MOST_LINKS: usize = 40;
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 impl Resolver {
     /// Opens `path` below the folder `root`, which absolute links and `..` do not leave. Magic links such as `/proc/self/exe` do
@@ -110,11 +111,16 @@ impl Walk {
                 followed += 1;
                 let mut target = [0u8; LONGEST];
                 let length = readlinkat(fd, c"", &mut target);
+                let filesystem = file::filesystem(fd);
                 file::close(fd);
                 if links == Links::Refuse || followed > MOST_LINKS || last && flags & libc::O_NOFOLLOW != 0 {
                     return Err(libc::ELOOP);
                 }
                 let target = target.get(..length?).ok_or(libc::ENAMETOOLONG)?;
+                if filesystem? == PROC_SUPER_MAGIC && is_magic(target) {
+                    // As text it may lead nowhere, but whoever has the kernel follow it comes to what it stands for.
+                    return Err(libc::ELOOP);
+                }
                 if target.first() == Some(&b'/') {
                     self.back_to_root();
                 }
@@ -127,6 +133,12 @@ impl Walk {
             }
         }
     }
+}
+
+/// Whether a link of procfs with this text is a magic one: those that are not (`self`, `thread-self`, `mounts`, `net`) have
+/// short relative paths.
+fn is_magic(text: &[u8]) -> bool {
+    text.iter().any(|byte| matches!(byte, b':' | b'(')) || text.first() == Some(&b'/')
 }
 
 /// What is left of a path.
@@ -183,6 +195,23 @@ mod tests {
 
     use super::*;
     use crate::sys::own;
+
+    /// Magic links are refused by both ways, also where what they say is not there.
+    #[test]
+    fn magic_links_lead_nowhere() {
+        let proc = std::fs::File::open("/proc").expect("/proc");
+        for openat2 in [true, false] {
+            let resolver = Resolver { openat2 };
+            let open = |path| resolver.open(proc.as_raw_fd(), path, libc::O_PATH, Links::Follow);
+            for path in [c"self/exe", c"self/cwd", c"self/ns/net", c"thread-self/root"] {
+                assert_eq!(open(path), Err(libc::ELOOP), "{path:?} with openat2 {openat2}");
+            }
+            for path in [c"self/status", c"mounts", c"net/dev"] {
+                let fd = open(path).unwrap_or_else(|errno| panic!("{path:?} with openat2 {openat2}: {errno}"));
+                drop(own(fd));
+            }
+        }
+    }
 
     /// Both ways answer alike, and neither leaves the root.
     #[test]

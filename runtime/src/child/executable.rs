@@ -141,7 +141,20 @@ fn open_readable(resolver: Resolver, root: i32, path: &CStr, flags: i32) -> Call
     if resolver.openat2 {
         return file::openat2(libc::AT_FDCWD, path, flags, 0, RESOLVE_NO_MAGICLINKS);
     }
-    file::openat(libc::AT_FDCWD, path, flags, 0)
+    // From the root all the same, so that no link leads out and none is magic.
+    let mut whole = [0u8; 4096];
+    let length = file::getcwd(&mut whole)?;
+    // What it says ends with a zero, or does not fit.
+    let start = whole.iter().position(|&byte| byte == 0).unwrap_or(length);
+    let room = whole.get_mut(start..).unwrap_or_default();
+    if room.len() < path.to_bytes().len() + 2 {
+        return Err(libc::ENAMETOOLONG);
+    }
+    for (place, byte) in room.iter_mut().zip(std::iter::once(&b'/').chain(path.to_bytes())) {
+        *place = *byte;
+    }
+    let whole = CStr::from_bytes_until_nul(&whole).map_err(|_| libc::ENAMETOOLONG)?;
+    resolver.open(root, whole, flags, Links::Follow)
 }
 
 /// The kernel follows any link to the interpreter of a script, and at that moment `/proc/self/exe` is still the host's program.
