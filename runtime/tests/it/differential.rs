@@ -235,17 +235,16 @@ fn compare_with(change: impl FnOnce(&mut Value)) -> Outcome {
 /// What differs on purpose: runc gives every masked folder a tmpfs with other attributes. (It also leaves SIGURG ignored, which is why
 /// `SigIgn` is not looked at.)
 fn kept(line: &str) -> bool {
-    !line.contains(" tmpfs tmpfs ro,") || line.contains("size=1024k")
+    let mut fields = line.split(' ');
+    // Masked folders, as far as the machine has them, are checked by their own test.
+    let masked =
+        matches!((fields.next(), fields.next()), (Some("/"), Some("/proc/acpi" | "/sys/firmware" | "/proc/scsi")));
+    !masked && (!line.contains(" tmpfs tmpfs ro,") || line.contains("size=1024k"))
 }
 
-/// Masked folders are checked by their own test. And runc makes only the mount of a tmpfs read-only, not the filesystem.
+/// runc makes only the mount of a tmpfs read-only, not the filesystem.
 fn known(line: &str) -> String {
-    let line = line.replace(" ro,size=1024k", " rw,size=1024k");
-    let mut fields = line.split(' ');
-    match (fields.next(), fields.next()) {
-        (Some("/"), Some(place @ ("/proc/acpi" | "/sys/firmware" | "/proc/scsi"))) => format!("{place} is masked"),
-        _ => line,
-    }
+    line.replace(" ro,size=1024k", " rw,size=1024k")
 }
 
 fn runc(sandbox: &Sandbox) -> Result<String, Failed> {
