@@ -102,6 +102,7 @@ fn main() -> ExitCode {
 /// Whether all passed.
 fn run(arguments: &Arguments) -> Result<bool> {
     let guest = arguments.guest;
+    machine::check()?;
     let cache = Cache::open(arguments.cache.as_deref())?;
     let kernel = kernel::get(&cache, guest.release())?;
     let system = system::disk(&cache, &kernel)?;

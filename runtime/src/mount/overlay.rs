@@ -99,6 +99,10 @@ fn append(layers: &mut Layers<'_>, options: &Options) -> Result<Option<OwnedFd>>
     let what = layers.what();
     let context = sys::fsopen(c"overlay").map(own).map_err(failed(what.clone(), "fsopen"))?;
     let set = |key: &CStr, value: Option<&CStr>| sys::fsconfig(context.as_raw_fd(), key, value);
+    if set(c"no-such-option", Some(c"1")).is_ok() {
+        // Before Linux 6.5 all options are taken unseen, and the mount fails.
+        return Ok(None);
+    }
     for (at, path) in layers.lower.clone().iter().enumerate() {
         let value = layers.short(path, LONGEST_VALUE)?;
         match set(c"lowerdir+", Some(&value)) {
