@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 /// Where the payload is mounted in the guest.
 pub(crate) const PAYLOAD: &str = "/guest";
 
+/// What stands for the binary of a script.
+pub(crate) const SCRIPT: &str = "--run";
+
 /// What is to be done in the guest; `plan.json` of the payload.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {

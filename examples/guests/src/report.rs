@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::guest::Guest;
-use crate::plan::Outcome;
+use crate::plan::{Outcome, SCRIPT};
 
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -30,12 +30,16 @@ impl Report {
     }
 
     pub(crate) fn ended(&mut self, binary: String, test: String, outcome: Outcome, seconds: f64, output: &str) {
+        let is_script = binary == SCRIPT;
         let name = binary + " " + &test;
         self.running = None;
         match outcome {
             Outcome::Passed => {
                 self.passed += 1;
                 println!("passed   {name} ({seconds:.1} s)");
+                if is_script {
+                    println!("{}", output.trim_end());
+                }
             }
             Outcome::Ignored(reason) => {
                 self.ignored += 1;

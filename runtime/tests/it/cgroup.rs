@@ -49,11 +49,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ));
     }
     let v2 = unified();
-    let available = v2.as_ref().and_then(|h| {
-        let none = Cgroup::open(h, "/estiba-test-none").ok()?;
-        fs::read_to_string(none.paths()[0].path.with_file_name("cgroup.controllers")).ok()
-    });
-    let available = available.unwrap_or_default();
+    let available = controllers();
     let has = |controller: &str| available.split_whitespace().any(|a| a == controller);
     for (controller, name, run) in [
         ("memory", "cgroup_v2_memory_limit_kills", (|| memory(&unified().ok_or("no version 2")?)) as fn() -> Outcome),
@@ -83,7 +79,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-fn only(trial: Trial, can: bool, reason: &str) -> Trial {
+pub(crate) fn only(trial: Trial, can: bool, reason: &str) -> Trial {
     if can || trial.has_ignored_flag() { trial } else { trial.with_ignored_flag(true).with_kind(reason) }
 }
 
@@ -92,13 +88,20 @@ fn detect() -> Result<Hierarchies, Failed> {
 }
 
 /// The version 2 tree of this machine by itself, as a pure version 2 host shows it.
-fn unified() -> Option<Hierarchies> {
+pub(crate) fn unified() -> Option<Hierarchies> {
     let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
     roots.into_iter().filter_map(|root| Hierarchies::at(Path::new(root)).ok()).find(|h| h.mode() == Mode::V2)
 }
 
+/// The controllers of that tree.
+pub(crate) fn controllers() -> String {
+    let none = unified().and_then(|hierarchies| Cgroup::open(&hierarchies, "/estiba-test-none").ok());
+    let file = none.map(|none| none.paths()[0].path.with_file_name("cgroup.controllers"));
+    file.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default()
+}
+
 /// A cgroup that is killed and removed with the test.
-struct Made(Cgroup);
+pub(crate) struct Made(Cgroup);
 
 impl Drop for Made {
     fn drop(&mut self) {
@@ -119,16 +122,16 @@ fn name() -> String {
     format!("/estiba-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-fn resources(value: Value) -> Result<LinuxResources, Failed> {
+pub(crate) fn resources(value: Value) -> Result<LinuxResources, Failed> {
     Ok(serde_json::from_value(value)?)
 }
 
-fn make(hierarchies: &Hierarchies, value: Value) -> Result<Made, Failed> {
+pub(crate) fn make(hierarchies: &Hierarchies, value: Value) -> Result<Made, Failed> {
     Ok(Made(Cgroup::create(hierarchies, &name(), Some(&resources(value)?))?))
 }
 
 /// A shell that joins the cgroup and then does `script`.
-fn spawn(cgroup: &Cgroup, script: &str) -> Result<Child, Failed> {
+pub(crate) fn spawn(cgroup: &Cgroup, script: &str) -> Result<Child, Failed> {
     let files = cgroup.paths().iter().map(|p| {
         let file = p.path.join(if p.controllers.is_empty() { "cgroup.procs" } else { "tasks" });
         format!("echo 0 > {}", file.display())
@@ -138,16 +141,16 @@ fn spawn(cgroup: &Cgroup, script: &str) -> Result<Child, Failed> {
     Ok(Command::new("/bin/busybox").args(["sh", "-c", &script]).stdin(Stdio::null()).stderr(Stdio::null()).spawn()?)
 }
 
-fn run(cgroup: &Cgroup, script: &str) -> Result<ExitStatus, Failed> {
+pub(crate) fn run(cgroup: &Cgroup, script: &str) -> Result<ExitStatus, Failed> {
     let status = spawn(cgroup, script)?.wait()?;
     if status.code() == Some(99) { Err("it could not join".into()) } else { Ok(status) }
 }
 
-fn demand(holds: bool, otherwise: impl FnOnce() -> String) -> Outcome {
+pub(crate) fn demand(holds: bool, otherwise: impl FnOnce() -> String) -> Outcome {
     if holds { Ok(()) } else { Err(otherwise().into()) }
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) -> Outcome {
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) -> Outcome {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !holds() {
         demand(Instant::now() < deadline, || format!("not in 20 s: {what}"))?;
@@ -163,7 +166,7 @@ fn folder(cgroup: &Cgroup, controller: &str) -> Result<PathBuf, Failed> {
     found.map(|p| p.path.clone()).ok_or_else(|| format!("no folder with {controller:?}").into())
 }
 
-fn read(cgroup: &Cgroup, controller: &str, file: &str) -> Result<String, Failed> {
+pub(crate) fn read(cgroup: &Cgroup, controller: &str, file: &str) -> Result<String, Failed> {
     Ok(fs::read_to_string(folder(cgroup, controller)?.join(file))?.trim().to_owned())
 }
 

@@ -16,6 +16,7 @@ mod parity;
 mod sandbox;
 mod seccomp;
 mod thread;
+mod unified;
 mod usage;
 
 fn main() {
@@ -31,6 +32,7 @@ fn main() {
         parity::trials(),
         seccomp::trials(),
         thread::trials(),
+        unified::trials(),
         usage::trials(),
     ]
     .into_iter()

@@ -12,7 +12,7 @@ use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use super::keeper::power_off;
 use super::trial::Trial;
 use crate::Result;
-use crate::plan::{Binary, Message, Outcome, PAYLOAD, Plan, User, Work};
+use crate::plan::{Binary, Message, Outcome, PAYLOAD, Plan, SCRIPT, User, Work};
 use crate::system;
 
 /// The line to the harness.
@@ -73,7 +73,7 @@ fn work(line: &mut Line) -> Result {
             for script in scripts {
                 let mut command = as_user(plan.user, Path::new("/"));
                 command.args(["/bin/sh", "-c", script]);
-                one(line, &plan, "--run", script, command)?;
+                one(line, &plan, SCRIPT, script, command)?;
             }
             for binary in binaries {
                 if let Err(error) = of(line, &plan, binary) {
