@@ -1,6 +1,7 @@
 //! The archive that a kernel unpacks into its first root: cpio, in the format "newc"
 //! (`Documentation/driver-api/early-userspace/buffer-format.rst`).
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 
 const FOLDER: u32 = 0o040_755;
@@ -45,13 +46,13 @@ impl<W: Write> Archive<W> {
         let fields = [self.entries, mode, 0, 0, 1, 0, size, 0, 0, device.0, device.1, name.len() as u32 + 1, 0];
         let mut header = String::from("070701");
         for field in fields {
-            header.push_str(&format!("{field:08x}"));
+            let _ = write!(header, "{field:08x}");
         }
         self.to.write_all(header.as_bytes())?;
         self.to.write_all(name.as_bytes())?;
         // The header's length is 2 more than a multiple of 4, and a zero ends the name.
         let zeros = [0; 4];
-        self.to.write_all(&zeros[..1 + (4 - (header.len() + name.len() + 1) % 4) % 4])?;
+        self.to.write_all(&zeros[..=(4 - (header.len() + name.len() + 1) % 4) % 4])?;
         self.to.write_all(content)?;
         self.to.write_all(&zeros[..(4 - content.len() % 4) % 4])
     }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 
 use crate::Result;
@@ -33,14 +34,14 @@ impl Cache {
             return Ok(path);
         }
         let lock = File::create(self.folder.join("lock"))?;
-        lock.lock()?;
+        let _alone = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
         if path.exists() {
             return Ok(path);
         }
         let beside = tempfile::Builder::new().prefix(".making-").tempdir_in(&self.folder)?;
-        let made = beside.path().join("made");
-        make(&made)?;
-        fs::rename(made, &path)?;
+        let new = beside.path().join("new");
+        make(&new)?;
+        fs::rename(new, &path)?;
         Ok(path)
     }
 }

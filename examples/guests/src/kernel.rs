@@ -1,5 +1,6 @@
 //! Debian's kernels: fetched by apt, unpacked, and started from a small archive of this program's own.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,7 @@ fn fetch(work: &Path, release: &str) -> Result<PathBuf> {
     let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
     let mut sources = String::new();
     for (place, suite) in [("debian", release.to_owned()), ("debian-security", format!("{release}-security"))] {
-        sources += &format!("deb [signed-by={keys}] http://deb.debian.org/{place} {suite} main\n");
+        let _ = writeln!(sources, "deb [signed-by={keys}] http://deb.debian.org/{place} {suite} main");
     }
     fs::write(work.join("sources"), sources)?;
     for folder in ["lists/partial", "cache/archives/partial"] {

@@ -25,13 +25,13 @@ impl Report {
         println!("{:?}: Linux {kernel}, ready after {:.1} s", self.guest, after.as_secs_f64());
     }
 
-    pub(crate) fn begun(&mut self, binary: String, test: String) {
-        self.running = Some(binary + " " + &test);
+    pub(crate) fn begun(&mut self, binary: &str, test: &str) {
+        self.running = Some(format!("{binary} {test}"));
     }
 
-    pub(crate) fn ended(&mut self, binary: String, test: String, outcome: Outcome, seconds: f64, output: &str) {
+    pub(crate) fn ended(&mut self, binary: &str, test: &str, outcome: &Outcome, seconds: f64, output: &str) {
         let is_script = binary == SCRIPT;
-        let name = binary + " " + &test;
+        let name = format!("{binary} {test}");
         self.running = None;
         match outcome {
             Outcome::Passed => {

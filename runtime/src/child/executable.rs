@@ -146,11 +146,11 @@ fn open_readable(resolver: Resolver, root: i32, path: &CStr, flags: i32) -> Call
     let length = file::getcwd(&mut whole)?;
     // What it says ends with a zero, or does not fit.
     let start = whole.iter().position(|&byte| byte == 0).unwrap_or(length);
-    let room = whole.get_mut(start..).unwrap_or_default();
-    if room.len() < path.to_bytes().len() + 2 {
+    let space = whole.get_mut(start..).unwrap_or_default();
+    if space.len() < path.to_bytes().len() + 2 {
         return Err(libc::ENAMETOOLONG);
     }
-    for (place, byte) in room.iter_mut().zip(std::iter::once(&b'/').chain(path.to_bytes())) {
+    for (place, byte) in space.iter_mut().zip(std::iter::once(&b'/').chain(path.to_bytes())) {
         *place = *byte;
     }
     let whole = CStr::from_bytes_until_nul(&whole).map_err(|_| libc::ENAMETOOLONG)?;

@@ -24,7 +24,7 @@ impl Trial {
         // A file, not a pipe: a process that the test leaves behind holds up nobody.
         let mut output = tempfile::tempfile()?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output.try_clone()?).process_group(0);
-        let mut child = command.spawn().map_err(|error| format!("{:?}: {error}", command.get_program()))?;
+        let mut child = command.spawn().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
         let begun = Instant::now();
         let outcome = loop {
             if let Some(status) = child.try_wait()? {
