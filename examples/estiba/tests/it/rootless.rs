@@ -18,6 +18,9 @@ use crate::need::{find, text};
 /// Nobody's number.
 const USER: u32 = 54_321;
 
+/// Name, body, and what is missing for it.
+type Case = (&'static str, fn(&User) -> Result, Vec<Option<String>>);
+
 pub(crate) fn trials() -> Vec<Trial> {
     let root = geteuid().is_root();
     let namespaces = (!can_unshare()).then(|| "users may not make user namespaces".to_owned());
@@ -29,7 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     let no_ids = info.contains("the only user").then(|| "no subordinate ids".to_owned());
     let has_ids = (!root && no_ids.is_none()).then(|| "needs a user without subordinate ids".to_owned());
     let has_cgroup = (!root && no_cgroup.is_none()).then(|| "needs a user without a cgroup".to_owned());
-    let list: [(&str, fn(&User) -> Result, Vec<Option<String>>); 8] = [
+    let list: [Case; 8] = [
         ("runs_and_keeps_its_state_with_the_user", runs, vec![]),
         ("lives_and_is_stopped", lives, vec![busybox.clone()]),
         ("has_the_hosts_network", network, vec![busybox.clone()]),
