@@ -11,6 +11,7 @@ use estiba_network::ports::{self, Held};
 use estiba_network::{
     Attachment, Bridge, Driver, Endpoint, MacAddress, Network, Nftables, PortMapping, Sandbox, Subnet, Sweep,
 };
+use estiba_runtime::rootless::{self, Ids};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
@@ -359,6 +360,12 @@ impl Inner {
                 None => Ok(()),
             };
         }
+        if rootless::ids() != Ids::Host {
+            // Its other end would be on the host.
+            let value = request.connections.first().map_or(DEFAULT_NETWORK, |one| one.network.as_str()).to_owned();
+            let reason = "without root there are the networks none and host";
+            return Err(Error::Request { field: "the network", value, reason });
+        }
         if request.connections.is_empty() {
             request.connections.push(Connection::to(DEFAULT_NETWORK));
         }
@@ -378,6 +385,10 @@ impl Inner {
     /// Connects a container that is about to be started: `record.request.connections` say afterwards what it has.
     pub(crate) fn attach_networks(&self, record: &mut Record, pid: u32) -> Result<()> {
         record.pid = pid;
+        if record.request.network == NetworkMode::Host && rootless::ids() != Ids::Host {
+            // Nothing is to be changed there, and a user may not even enter it anew.
+            return Ok(());
+        }
         let sandbox = sandbox_of(record)?;
         let failed = |source| Error::Network { id: record.id.clone(), source: Box::new(source) };
         let plain = |name: &str, driver: &dyn Driver| {

@@ -17,7 +17,7 @@ use crate::folder::{self, FolderLock};
 use crate::process::Process;
 use crate::record::{Ended, Exit, Record, Stage, boot_id};
 use crate::repair;
-use crate::request::{LogConfig, NetworkMode};
+use crate::request::LogConfig;
 use crate::running::Running;
 use crate::sharing::Donors;
 use crate::streams::{ATTACH, Fifos, Streams};

@@ -26,9 +26,10 @@ const PROGRAMS: [(&str, &str); 2] = [("newuidmap", "/etc/subuid"), ("newgidmap",
 const ALL: [&str; 3] = ["0", "0", "4294967295"];
 
 /// Which users and groups there are for this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Ids {
     /// All: this is no user namespace, or one that maps each id to itself.
+    #[default]
     Host,
     /// Those that a user namespace maps.
     Mapped,

@@ -28,6 +28,8 @@ pub(crate) struct Place {
     pub(crate) snapshotter: SnapshotterKind,
     /// Empty if there is none.
     pub(crate) cgroup_parent: String,
+    /// The network of a container of which nothing is said.
+    pub(crate) network: &'static str,
     /// Whether this is a user's own place.
     pub(crate) rootless: bool,
     /// What a user does not have, a line each.
@@ -62,6 +64,7 @@ impl Place {
             run: Some(RUN.into()),
             snapshotter: SnapshotterKind::Overlay,
             cgroup_parent: CGROUP.to_owned(),
+            network: "bridge",
             rootless: false,
             missing: Vec::new(),
         }
@@ -100,6 +103,7 @@ impl Place {
             run,
             snapshotter,
             cgroup_parent: cgroup_parent.unwrap_or_default(),
+            network: "none",
             rootless: true,
             missing,
         })

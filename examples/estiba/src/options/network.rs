@@ -7,13 +7,14 @@ use estiba_engine::network::{MacAddress, PortMapping};
 use estiba_engine::{Connection, CreateRequest, NetworkMode};
 
 use crate::failure::{Failure, Result};
+use crate::place::place;
 
 /// Networks and ports.
 #[derive(Debug, Args)]
 #[command(next_help_heading = None)]
 pub(crate) struct NetworkOptions {
-    /// none, host, bridge, container:NAME, or a network's name (may be repeated; name=NAME,ip=…,alias=… says more)
-    #[arg(long, visible_alias = "net", value_name = "NETWORK", default_value = "bridge")]
+    /// none, host, bridge, container:NAME, or a network's name (may be repeated; name=NAME,ip=…,alias=… says more) [default: bridge; of a user: none]
+    #[arg(long, visible_alias = "net", value_name = "NETWORK")]
     pub(super) network: Vec<String>,
     /// Give it one more name in its network
     #[arg(long, visible_alias = "net-alias", value_name = "NAME")]
@@ -40,7 +41,9 @@ impl NetworkOptions {
     pub(super) fn fill(self, request: &mut CreateRequest) -> Result<()> {
         let addresses: Vec<IpAddr> = self.ip.map(IpAddr::V4).into_iter().chain(self.ip6.map(IpAddr::V6)).collect();
         let of_a_network = !addresses.is_empty() || self.mac_address.is_some() || !self.network_alias.is_empty();
-        for text in &self.network {
+        let usual = [place().network.to_owned()];
+        let networks = if self.network.is_empty() { &usual[..] } else { &self.network };
+        for text in networks {
             let connection = connection(text)?;
             let mode = connection.network.parse::<NetworkMode>()?;
             if self.network.len() > 1 && mode != NetworkMode::Connected {
