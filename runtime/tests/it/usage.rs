@@ -219,7 +219,7 @@ fn processes() -> Outcome {
         let below = folder.join("below");
         fs::create_dir(&below)?;
         for file in ["cpuset.cpus", "cpuset.mems"] {
-            if folder.join(file).exists() {
+            if below.join(file).exists() {
                 fs::write(below.join(file), fs::read(folder.join(file))?)?;
             }
         }
