@@ -46,7 +46,7 @@ fn last_end(summary: &Summary) -> (Option<&Exit>, Option<SystemTime>) {
 /// The exit status that `ps` and `inspect` show: of one whose shim has died it is lost, which is no success.
 pub(crate) fn exit_code(summary: &Summary) -> i32 {
     match (&summary.status, last_end(summary).0) {
-        (Status::Running | Status::Paused | Status::Created, _) => 0,
+        (Status::Running | Status::Paused, _) => 0,
         (Status::Exited(None) | Status::Restarting(None), _) => match &summary.record.ended {
             Some(ended) if ended.error.is_some() => 127,
             _ => 255,

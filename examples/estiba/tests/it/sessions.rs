@@ -88,19 +88,23 @@ fn attach(home: &Home) -> Result {
     let mut keys = typist.stdin.take().ok_or("no stdin")?;
     let mut said = BufReader::new(typist.stdout.take().ok_or("no stdout")?);
     let mut line = String::new();
-    // What is typed before the watcher is there is not seen by it.
+    // What is typed before the watcher is there is not seen by it: it is typed until it is.
+    let watching = std::thread::spawn(move || -> std::io::Result<_> {
+        let mut line = String::new();
+        seen.read_line(&mut line)?;
+        Ok((seen, line))
+    });
     until("both to be attached", || {
         let _ = writeln!(keys, "x");
         line.clear();
-        said.read_line(&mut line).is_ok_and(|_| line == "got x\n")
+        said.read_line(&mut line).is_ok_and(|_| line == "got x\n") && watching.is_finished()
     })?;
-    line.clear();
-    seen.read_line(&mut line)?;
+    let (mut seen, line) = watching.join().map_err(|_| "the watcher's reader panicked")??;
     assert_eq!(line, "got x\n");
     writeln!(keys, "end")?;
     let mut rest = String::new();
     said.read_to_string(&mut rest)?;
-    assert_eq!(rest, "got end\n");
+    assert!(rest.trim_start_matches("got x\n") == "got end\n", "{rest}");
     assert_eq!(wait(&mut typist)?.code(), Some(6));
     let mut rest = String::new();
     seen.read_to_string(&mut rest)?;

@@ -17,6 +17,7 @@ mod logs;
 #[path = "../it/need.rs"]
 mod need;
 mod pairs;
+#[expect(dead_code, reason = "shared with the other test binary")]
 #[path = "../it/processes.rs"]
 mod processes;
 mod random;
