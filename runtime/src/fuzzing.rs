@@ -38,6 +38,8 @@ pub fn config(bytes: &[u8]) {
             selinux: module,
             labels: Labels::Required,
             nested: true,
+            confined: rootless,
+            groups: module,
             kcore: false,
         };
         if let Ok(plan) = Plan::new(spec, &host) {

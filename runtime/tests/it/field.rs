@@ -442,6 +442,7 @@ fn receive(stream: &std::os::unix::net::UnixStream, text: &mut [u8]) -> Result<(
 }
 
 /// `SECCOMP_IOCTL_NOTIF_RECV` and `_SEND`.
+#[allow(clippy::cast_lossless, reason = "the number of an ioctl is signed with musl, and longer with glibc")]
 fn answer(listener: &OwnedFd) -> Outcome {
     // struct seccomp_notif: id, pid, flags, and the call.
     let mut question = [0u64; 10];
