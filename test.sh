@@ -45,12 +45,14 @@ skip() {
 # Without the first the workspace cannot be built; without one of the others the tests that compare with it are skipped.
 needed=(cc:gcc ld:binutils tar:tar)
 compared=(busybox:busybox-static runc:runc crun:crun skopeo:skopeo umoci:umoci strace:strace xz:xz-utils
-    zstd:zstd docker-registry:docker-registry openssl:openssl setpriv:util-linux ip:iproute2 musl-gcc:musl-tools)
+    zstd:zstd docker-registry:docker-registry openssl:openssl setpriv:util-linux ip:iproute2 nft:nftables
+    newuidmap:uidmap musl-gcc:musl-tools)
 missing=()
 for pair in "${needed[@]}" "${compared[@]}"; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
 done
 [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+[ -e /usr/lib/cni/bridge ] || missing+=(containernetworking-plugins)
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         say "apt-get install ${missing[*]}"
@@ -91,8 +93,8 @@ if command -v rustup >/dev/null && ! rustup target list --installed | grep -qx "
 fi
 if [ -d "$(rustc --print sysroot)/lib/rustlib/$musl" ]; then
     static() {
-        cargo build --quiet --locked --target "$musl" -p containerd-shim-estiba-v2 -p ocirun &&
-            for program in containerd-shim-estiba-v2 ocirun; do
+        cargo build --quiet --locked --target "$musl" -p containerd-shim-estiba-v2 -p ocirun -p estiba-cni &&
+            for program in containerd-shim-estiba-v2 ocirun estiba-cni; do
                 # A program that asks for no interpreter is static.
                 if readelf -lW "${CARGO_TARGET_DIR:-target}/$musl/debug/$program" | grep -q INTERP; then
                     echo "$program is not static"
