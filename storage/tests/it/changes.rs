@@ -298,7 +298,10 @@ fn mount_points() {
             while rest.first().is_some_and(|byte| *byte != 0) {
                 let text = |field: &[u8]| String::from_utf8_lossy(field).trim_end_matches('\0').to_owned();
                 let size = usize::from_str_radix(&text(&rest[124..136]), 8).expect("a size");
-                names.push(text(&rest[..100]).trim_end_matches('/').to_owned());
+                // Extended headers are no entries.
+                if rest[156] != b'x' {
+                    names.push(text(&rest[..100]).trim_end_matches('/').to_owned());
+                }
                 rest = &rest[512 + size.next_multiple_of(512)..];
             }
             names

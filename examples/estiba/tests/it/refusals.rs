@@ -22,7 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_command_that_cannot_be_executed", &[Need::Busybox], commands),
         trial("refuses_a_name_that_is_taken", &[], name_taken),
         trial("refuses_wrong_options", &[], options),
-        trial("refuses_who_is_not_root", &[], not_root),
+        trial("refuses_a_cgroup_that_is_not_the_users", &[], not_root),
         trial("refuses_what_is_no_shim_runtime_or_folder", &[Need::Busybox], no_shim_no_runtime_no_folder),
         trial("refuses_root_without_privileges", &[Need::Program("setpriv")], capabilities),
     ]
@@ -339,7 +339,7 @@ fn options(home: &Home) -> Result {
 }
 
 fn not_root(home: &Home) -> Result {
-    // A folder of its own, which it may write to: what is missing is the privilege, not the place.
+    // A folder of its own, which it may write to: without root, but with a cgroup that is root's.
     let folder = tempfile::Builder::new().prefix("estiba-test-").tempdir()?;
     std::os::unix::fs::chown(folder.path(), Some(65534), Some(65534))?;
     let program = folder.path().join("estiba");
@@ -347,5 +347,7 @@ fn not_root(home: &Home) -> Result {
     let mut command = std::process::Command::new(&program);
     command.args(["--root", &text(&folder.path().join("root")), "--cgroup-parent", home.cgroup()]);
     command.args(["run", "--rm", HELLO, "exit", "0"]).uid(65534).gid(65534).current_dir("/");
-    refused(finish(&mut command)?, 125, &["root"])
+    let ended = finish(&mut command)?.expect_status(125)?;
+    assert!(ended.err.contains("cgroup") && ended.err.contains("Permission denied"), "{}", ended.err);
+    Ok(())
 }
