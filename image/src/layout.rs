@@ -5,6 +5,7 @@ mod folder;
 mod index;
 mod ingest;
 mod lease;
+#[cfg_attr(not(feature = "registry"), expect(dead_code, reason = "only what a registry sends comes in parts"))]
 mod part;
 
 use std::fs::DirBuilder;

@@ -242,7 +242,7 @@ pub(crate) struct Exec {
     /// Hand that many descriptors on, from 3 up.
     #[arg(long, default_value_t = 0, action = ArgAction::Set)]
     pub(crate) preserve_fds: u32,
-    /// A cgroup below the container's to join: [CONTROLLER[,CONTROLLER]:]PATH. May be given for several hierarchies.
+    /// A cgroup below the container's to join: `[CONTROLLER[,CONTROLLER]:]PATH`. May be given for several hierarchies.
     #[arg(long)]
     pub(crate) cgroup: Vec<String>,
     /// Wait for a paused container's resume.

@@ -33,6 +33,7 @@ async fn run(runtimes: Runtimes) -> Result {
         content: Arc::new(Layout::open_or_create(root.join("content"))?),
         snapshotter: Arc::new(folders::Folders::open(root.join("snapshots/folders"))?),
         snapshotter_name: "folders".to_owned(),
+        drivers: std::collections::BTreeMap::new(),
         runtimes,
     };
     let cgroup_parent = format!("/estiba-outside-{}", std::process::id());

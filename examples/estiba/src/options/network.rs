@@ -28,7 +28,7 @@ pub(crate) struct NetworkOptions {
     /// Its hardware address
     #[arg(long, value_name = "ADDRESS")]
     mac_address: Option<MacAddress>,
-    /// Let a port of this machine lead to it ([ADDRESS:][PORT:]PORT[/tcp|udp|sctp], ranges included)
+    /// Let a port of this machine lead to it (`[ADDRESS:][PORT:]PORT[/tcp|udp|sctp]`, ranges included)
     #[arg(short, long, value_name = "PORT")]
     publish: Vec<PortMapping>,
     /// Let free ports of this machine lead to all ports that the image says it serves
