@@ -58,7 +58,8 @@ fn writes(home: &Home) -> Result {
     let folder = home.root().join("containers").join(inspected(home, "one", "{{.Id}}")?);
     let logs = fs::read_dir(&folder)?.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("log"));
     let bytes: u64 = logs.filter_map(|entry| entry.metadata().ok()).map(|file| file.len()).sum();
-    assert!((1 << 20..4 << 20).contains(&bytes), "the log has {bytes} bytes");
+    // Files change their names while they are counted: one may be missed.
+    assert!((1 << 19..4 << 20).contains(&bytes), "the log has {bytes} bytes");
     quick(home, 10, &["exec", "one", "echo", "here"])?.expect_out("here\n")?;
     let tail = quick(home, 10, &["logs", "--tail", "3", "one"])?.expect_status(0)?;
     assert_eq!(tail.out.lines().count(), 3);
