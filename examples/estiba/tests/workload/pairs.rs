@@ -125,11 +125,18 @@ fn together(home: &Home, commands: &[&[&str]]) -> Result<Vec<Ended>> {
         started.push((words.join(" "), command.spawn()?, out, err));
     }
     let deadline = Instant::now() + Duration::from_secs(30);
+    // Who waits for a process that the other has frozen waits until it is thawed.
+    let mut frozen =
+        commands.iter().any(|command| command[0] == "pause").then(|| Instant::now() + Duration::from_secs(5));
     let mut ended = Vec::new();
     for (words, mut child, mut out, mut err) in started {
         let status = loop {
             if let Some(status) = child.try_wait()? {
                 break status;
+            }
+            if frozen.is_some_and(|moment| Instant::now() > moment) {
+                frozen = None;
+                home.run(&["unpause", "pair"])?;
             }
             if Instant::now() > deadline {
                 child.kill()?;
