@@ -67,7 +67,7 @@ pub(crate) fn waited_for_and_removed() -> Result {
         // What comes right behind the wait or the kill finds that it does not run.
         for _ in 0..10 {
             let container = detached(&engine, kept(place, "exit 3")).await?;
-            container.wait(Until::NextExit).await?;
+            container.wait(Until::NotRunning).await?;
             container.remove(Kill::No).await?;
             let container = detached(&engine, kept(place, "exec sleep 100")).await?;
             let waiting = container.clone();
