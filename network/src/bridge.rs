@@ -139,6 +139,9 @@ impl Driver for Bridge {
         let lock = ledger.lock_shared()?;
         if let Some(record) = ledger.read(&attachment.container, &attachment.interface)? {
             self.undo(network, &ledger, sandbox, &record)?;
+        } else {
+            // Its first record may have been on the way.
+            ledger.remove(&attachment.container, &attachment.interface)?;
         }
         drop(lock);
         self.sweep_now(network)

@@ -91,19 +91,26 @@ impl Ledger {
     pub(crate) fn write(&self, record: &Record) -> Result<()> {
         let Attachment { container, interface, .. } = &record.attachment;
         let path = self.path(container, interface);
-        let beside = self.folder.join(format!(".{container}@{interface}"));
+        let beside = self.beside(container, interface);
         let bytes = serde_json::to_vec(record).map_err(|error| failed("write", &path)(error.into()))?;
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside);
         file.and_then(|mut file| file.write_all(&bytes)).map_err(failed("write", &beside))?;
         fs::rename(&beside, &path).map_err(failed("write", &path))
     }
 
+    /// Removes a record, and what a writer that was killed has left beside it.
     pub(crate) fn remove(&self, container: &str, interface: &str) -> Result<()> {
-        let path = self.path(container, interface);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", &path)(error)),
-            _ => Ok(()),
+        for path in [self.beside(container, interface), self.path(container, interface)] {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed("remove", &path)(error)),
+                _ => {}
+            }
         }
+        Ok(())
+    }
+
+    fn beside(&self, container: &str, interface: &str) -> PathBuf {
+        self.folder.join(format!(".{container}@{interface}"))
     }
 
     /// All records, in the order of their names.

@@ -99,6 +99,9 @@ impl Driver for Macvlan {
         let lock = ledger.lock_shared()?;
         if let Some(record) = ledger.read(&attachment.container, &attachment.interface)? {
             self.undo(network, &ledger, sandbox, &record)?;
+        } else {
+            // Its first record may have been on the way.
+            ledger.remove(&attachment.container, &attachment.interface)?;
         }
         drop(lock);
         let _lock = ledger.lock_alone()?;
